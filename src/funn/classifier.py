@@ -1,0 +1,45 @@
+"""The classifier on frozen features (paper section 3.3): clean images and labels only."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from funn.data import to_unit
+from funn.stage_module import Spec, StageModule
+
+
+class HeadTraining(StageModule):
+    """Train a head by cross-entropy on features that were computed once.
+
+    Args:
+        head: (N, F) features to (N, classes) logits.
+        saved: the classifier whose head this is, with its spec.
+        lr: Adam's learning rate.
+        log_every: batches between two logged points.
+    """
+
+    def __init__(
+        self, head: nn.Module, saved: tuple[Spec, nn.Module], *, lr: float, log_every: int
+    ) -> None:
+        super().__init__({"classifier": saved}, log_every)
+        self.head = head
+        self.lr = lr
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over the head alone."""
+        return torch.optim.Adam(self.head.parameters(), lr=self.lr)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy on features (N, F) and labels (N,)."""
+        features, labels = batch
+        logits: Tensor = self.head(features)
+        loss = F.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.record({"loss": loss, "accuracy": accuracy}, batch_idx)
+        return loss
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+    """Return the features (N, F) of images (N, C, H, W), uint8 or float in [0, 1]."""
+    return torch.cat([encoder(to_unit(batch)) for batch in images.split(batch_size)])

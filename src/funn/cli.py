@@ -1,0 +1,79 @@
+"""How the commands meet the user: one line for a mistake, an exit code for a signal."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from funn.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a Hydra main: a user's mistake ends with one clear line and exit code 2.
+
+    SIGTERM and Ctrl-C end with 128 + the signal's number and stop a sweep (Lightning alone would
+    end with 0 on SIGTERM).
+    """
+    # With it set Hydra leaves its errors to us instead of printing several lines itself.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        main()
+    except _MISTAKES as error:
+        _fail(error)
+
+
+def job(work: Callable[[], object]) -> None:
+    """Do the work of one job of a command.
+
+    A job that fails in a sweep leaves its traceback in its log; Hydra's launcher goes on with the
+    others, and the command ends with an error.
+    """
+    try:
+        work()
+    except _MISTAKES as error:
+        if _in_sweep():
+            log.error("job failed: %s", one_line(error))
+            raise
+        # Leaving here, for Hydra would print the overrides first.
+        _fail(error)
+    except Exception:
+        if _in_sweep():
+            log.exception("job failed")
+        raise
+
+
+def _fail(error: BaseException) -> NoReturn:
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception on one line, without Hydra's and OmegaConf's trailers."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
+    return " ".join(" ".join(kept).split()) or type(error).__name__
+
+
+def _in_sweep() -> bool:
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    name = signal.Signals(number).name
+    print(f"\n{name}: stopped; run the same command again to go on", file=sys.stderr)
+    sys.exit(128 + number)

@@ -1,0 +1,138 @@
+"""The two players: attacker A and defender D, alternating on each batch (paper section 3)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from funn.networks import AutoEncoder
+from funn.objectives import mse
+from funn.seeding import generator
+from funn.stage_module import Spec, StageModule
+
+PlayerPhase = Literal["init", "adversarial"]
+AttackerObjective = Callable[[Tensor, Tensor], Tensor]
+
+
+class Players(StageModule):
+    """Both training phases of section 3.2, with manual optimisation.
+
+    `init`: each auto-encoder learns to reconstruct, on its own (Eq. 3 and 4, no constraint).
+    `adversarial`: the attacker's encoder and the defender's generator are frozen; the attacker
+    minimises its objective (Eq. 8), the defender restores what it attacked (Eq. 3).
+
+    Per batch: attacker step; then A(x) again with the updated attacker and fresh noise, without
+    gradient; then defender step. The paper gives no ratio of steps and no order.
+
+    Args:
+        attacker: A, with its spec (the plain numbers that rebuild it).
+        defender: D, with its spec.
+        phase: which of the two phases to train.
+        objective: loss of the attacker from (perturbation, error), both scalar mse.
+        defender_input: what the defender restores in the init phase, "clean" images or
+            "attacked" ones (the other reading of the paper's reference to Eq. 3).
+        attacker_lr: Adam's learning rate for A.
+        defender_lr: Adam's learning rate for D.
+        beta: for the logged slack of the constraint, error - beta.
+        seed: of the noise, drawn from (seed, phase, epoch, batch).
+        probe: a few clean training images (N, C, H, W), measured after each epoch.
+        log_every: batches between two logged points.
+    """
+
+    probe: Tensor
+
+    def __init__(
+        self,
+        attacker: tuple[Spec, AutoEncoder],
+        defender: tuple[Spec, AutoEncoder],
+        *,
+        phase: PlayerPhase,
+        objective: AttackerObjective,
+        defender_input: Literal["clean", "attacked"],
+        attacker_lr: float,
+        defender_lr: float,
+        beta: float,
+        seed: int,
+        probe: Tensor,
+        log_every: int,
+    ) -> None:
+        super().__init__({"attacker": attacker, "defender": defender}, log_every)
+        self.automatic_optimization = False
+        self.attacker = attacker[1]
+        self.defender = defender[1]
+        self.phase = phase
+        self.objective = objective
+        self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
+        self.learning_rates = (attacker_lr, defender_lr)
+        self.beta = beta
+        self.seed = seed
+        self.register_buffer("probe", probe, persistent=False)
+        if phase == "adversarial":
+            self.attacker.encoder.requires_grad_(False)
+            self.defender.generator.requires_grad_(False)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One Adam for each player, over what its phase leaves free."""
+        return [
+            torch.optim.Adam([p for p in player.parameters() if p.requires_grad], lr=lr)
+            for player, lr in zip((self.attacker, self.defender), self.learning_rates, strict=True)
+        ]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One attacker step, then one defender step, on images (N, C, H, W) in [0, 1]."""
+        x, _ = batch
+        attacker_optimizer, defender_optimizer = self.optimizers()  # type: ignore[attr-defined]
+        noise = self.noise(len(x), 2, batch_idx)
+
+        # Toggling freezes the other player, so that the attacker's backward through the defender
+        # computes no gradients that nobody uses.
+        with self.toggled_optimizer(attacker_optimizer):
+            terms = self.attacker_terms(x, noise[0])
+            self._step(attacker_optimizer, terms["attacker_loss"])
+        with self.toggled_optimizer(defender_optimizer):
+            terms["defender_loss"] = self.defender_loss(x, noise[1])
+            self._step(defender_optimizer, terms["defender_loss"])
+        self.record(terms, batch_idx)
+
+    def attacker_terms(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The attacker's loss and, in the adversarial phase, the terms it is made of."""
+        attacked = self.attacker(x, noise)
+        perturbation = mse(attacked, x)
+        if self.phase == "init":
+            return {"attacker_loss": perturbation}
+        error = mse(x, self.defender(attacked))
+        return {
+            "attacker_loss": self.objective(perturbation, error),
+            "perturbation": perturbation,
+            "error": error,
+            "slack": error - self.beta,
+        }
+
+    def defender_loss(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Eq. 3: the defender's error on attacked images (in the init phase, on clean ones)."""
+        given = self.attack(x, noise) if self.restores_attacked else x
+        return mse(x, self.defender(given))
+
+    @torch.no_grad()
+    def attack(self, x: Tensor, noise: Tensor) -> Tensor:
+        """A(x): images (N, C, H, W) in [0, 1], without gradient."""
+        attacked: Tensor = self.attacker(x, noise)
+        return attacked
+
+    def noise(self, images: int, draws: int, batch: int) -> Tensor:
+        """Uniform [0, 1) vectors (draws, images, noise) that depend on nothing but their place."""
+        draw = generator(self.seed, self.phase, self.current_epoch, batch)
+        shape = (draws, images, self.attacker.noise)
+        return torch.rand(shape, generator=draw).to(self.device)
+
+    @torch.no_grad()
+    def epoch_extras(self) -> dict[str, float]:
+        """The defender's error on clean training images, which no objective looks at."""
+        return {"defender_clean": float(mse(self.probe, self.defender(self.probe)))}
+
+    def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()

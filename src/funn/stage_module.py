@@ -1,0 +1,72 @@
+"""What every trained stage shares: logging by batch and epoch, and the modules it leaves behind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from funn.errors import UserError
+
+Spec = Mapping[str, Any]
+
+
+class StageModule(LightningModule):
+    """A LightningModule that is trained as one stage and saved as plain networks.
+
+    Args:
+        saved: the networks that the stage's checkpoint holds, by name, each with the plain
+            numbers that rebuild it.
+        log_every: batches between two logged points.
+    """
+
+    def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]], log_every: int) -> None:
+        super().__init__()
+        self.saved = saved
+        self.log_every = log_every
+        self.epoch_metrics: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def record(self, metrics: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Add one batch's scalars to the epoch's means; log them every `log_every` batches.
+
+        Lightning's `self.log` costs up to 2 ms a batch, a tenth of a training step here.
+        """
+        values = {name: value.detach() for name, value in metrics.items()}
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._batches += 1
+        step = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
+        if step % self.log_every == 0:
+            self._log({f"batch/{name}": float(value) for name, value in values.items()}, step)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        self._sums, self._batches = {}, 0
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means; stop if one is not a finite number.
+
+        This runs before the epoch's checkpoint is written, so the last good state survives.
+        """
+        means = {name: float(value / self._batches) for name, value in self._sums.items()}
+        for name, value in means.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise UserError(
+                    f"{name} became {value} in epoch {self.current_epoch + 1}: training diverged. "
+                    "The state after the epoch before is kept; lower the learning rates"
+                )
+        self.epoch_metrics = means | self.epoch_extras()
+        step = (self.current_epoch + 1) * int(self.trainer.num_training_batches)
+        self._log({f"epoch/{name}": value for name, value in self.epoch_metrics.items()}, step)
+
+    def epoch_extras(self) -> dict[str, float]:
+        """Further scalars to measure at the end of an epoch."""
+        return {}
+
+    def _log(self, metrics: dict[str, float], step: int) -> None:
+        row = {"epoch": float(self.current_epoch + 1)} | metrics
+        for logger in self.loggers:
+            logger.log_metrics(row, step)

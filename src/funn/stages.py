@@ -1,0 +1,194 @@
+"""Stages of training: each has a fingerprint, a folder, and is trained once."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch import Callback
+
+from funn.config import TrainConfig
+from funn.data import ImageData, TensorBatches
+from funn.errors import UserError
+from funn.files import read_json, sha256, write_json
+from funn.stage_module import StageModule
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "model.ckpt"
+RESULT = "result.json"
+STATUS = "status.json"
+
+
+@dataclass
+class Fit:
+    """What a stage trains: a module on batches, for a number of epochs."""
+
+    module: StageModule
+    batches: TensorBatches
+    epochs: int
+    callbacks: Sequence[Callback] = field(default_factory=list)
+
+
+class Stage(ABC):
+    """One stage of a defence. A YAML file under conf/defense names its stages in order.
+
+    Attributes:
+        keys: the configuration keys (dotted) that this stage reads, for its fingerprint.
+        sources: the modules that define what it computes, for its fingerprint.
+    """
+
+    keys: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @abstractmethod
+    def prepare(
+        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
+    ) -> Fit:
+        """Return what to train.
+
+        Args:
+            config: the validated configuration.
+            data: the dataset.
+            parent: checkpoint of the stage before; None for the first.
+            folder: the stage's own folder.
+        """
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Where a stage's files lie. Only letters, digits, `.`, `-` and `_` in its name."""
+
+    name: str
+    fingerprint: str
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The networks."""
+        return self.path / CHECKPOINT
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json, if this stage is finished and its checkpoint is whole.
+
+        Raises:
+            UserError: if the checkpoint is not the one that result.json speaks of.
+        """
+        status, result = read_json(self.path / STATUS), read_json(self.path / RESULT)
+        if result is None or status is None or status.get("state") != "finished":
+            return None
+        if not self.checkpoint.exists() or sha256(self.checkpoint) != result["checkpoint_sha256"]:
+            raise UserError(
+                f"{self.checkpoint} is damaged or was changed since it was trained: delete "
+                f"{self.path} and run the training command again"
+            )
+        return result
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Record the state: running, finished, failed or interrupted."""
+        write_json(
+            self.path / STATUS,
+            {
+                "state": state,
+                "stage": self.name,
+                "fingerprint": self.fingerprint,
+                "pid": os.getpid(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                **more,
+            },
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time work on the stage; a killed one's lock frees itself."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("%s: waiting for another process that works in %s", self.name, self.path)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Keep status.json true to what happens inside."""
+        self.write_status("running")
+        try:
+            yield
+        except Exception as error:
+            self.write_status("failed", error=str(error), traceback=traceback.format_exc())
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM
+            self.write_status("interrupted")
+            raise
+
+
+def fingerprint(
+    stage: Stage, name: str, config: Mapping[str, Any], data_checksum: str, parent: str | None
+) -> str:
+    """Hash all that a stage's result depends on.
+
+    Its own resolved keys, the training data's checksum, its parent's SHA-256, the seed, the torch
+    version, and the source files that define it (their code: comments and docstrings may change).
+    """
+    facts = {
+        "stage": name,
+        "keys": {key: select(config, key) for key in stage.keys},
+        "data": data_checksum,
+        "parent": parent,
+        "seed": config["seed"],
+        "torch": torch.__version__,
+        "sources": {source: code_hash(source) for source in stage.sources},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def select(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value under a dotted key of nested mappings."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+@cache
+def code_hash(module: str) -> str:
+    """Hash a module's code without its comments, docstrings and layout."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = list(_without_docstrings(body))  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _without_docstrings(body: Iterable[ast.AST]) -> Iterable[ast.AST]:
+    return (
+        node
+        for node in body
+        if not (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        )
+    )

@@ -1,0 +1,172 @@
+"""Train a defence: its stages in order, each once."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from funn.build import build
+from funn.checkpoint import save
+from funn.config import Launch, TrainConfig
+from funn.data import ImageData
+from funn.errors import UserError
+from funn.files import point_link, sha256, write_json
+from funn.fitting import fit, forget
+from funn.provenance import provenance
+from funn.stages import RESULT, Stage, StageFolder, fingerprint
+from funn.tracking import wandb_run
+
+log = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, launch: Launch) -> Path:
+    """Run the stages that `config.phase` asks for, reusing what is finished.
+
+    Returns:
+        The folder `outputs/train/<defense>-<fingerprint>` of the last stage that was asked for:
+        the path to pass to evaluation once it holds a classifier.
+
+    Raises:
+        UserError: if the defence has no such stage, or a stage before it was not trained.
+    """
+    stages: dict[str, Stage] = {
+        name: build(spec) for name, spec in config.defense["stages"].items()
+    }
+    wanted = wanted_stages(config, list(stages))
+    data: ImageData = build(config.data, data_dir=Path(config.data_dir))
+    checksum = data.train.checksum()
+    done: list[StageFolder] = []
+    for name, stage in stages.items():
+        parent = done[-1] if done else None
+        folder = locate(config, name, fingerprint(
+            stage, name, config.resolved(), checksum, sha256(parent.checkpoint) if parent else None
+        ))  # fmt: skip
+        if name in wanted:
+            run_stage(stage, folder, config, launch, data, done)
+        elif folder.result() is None:
+            raise missing(config, launch, wanted[0], folder)
+        done.append(folder)
+        if name == wanted[-1]:
+            break
+    return publish(config, done)
+
+
+def wanted_stages(config: TrainConfig, stages: list[str]) -> list[str]:
+    """Return the stages of the defence that the phase asks for, in order.
+
+    Raises:
+        UserError: if there is none.
+    """
+    wanted = [name for name in stages if name in config.phase.stages]
+    if not wanted:
+        raise UserError(
+            f"defense={config.defense['name']} has no stage {'/'.join(config.phase.stages)}: "
+            f"it has {', '.join(stages)} (phase=all trains them in order)"
+        )
+    return wanted
+
+
+def locate(config: TrainConfig, stage: str, digest: str) -> StageFolder:
+    """Return the folder of a stage: the fingerprint is in its name, so it is found again.
+
+    The init stage does not depend on the defence and lives under `init-<fingerprint>`.
+    """
+    owner = "init" if stage == "init" else config.defense["name"]
+    run = Path(config.output_dir) / "train" / f"{owner}-{digest}"
+    return StageFolder(stage, digest, run / stage)
+
+
+def missing(config: TrainConfig, launch: Launch, phase: str, folder: StageFolder) -> UserError:
+    """The error for a stage whose parent was not trained, naming the command that trains it."""
+    kept = [item for item in launch.overrides if not item.startswith("phase=")]
+    command = " ".join(["python src/train.py", f"phase={folder.name}", *kept])
+    return UserError(
+        f"phase={phase} needs a finished {folder.name} stage, and {folder.path} has none: "
+        f"run `{command}` first (or phase=all)"
+    )
+
+
+def run_stage(
+    stage: Stage,
+    folder: StageFolder,
+    config: TrainConfig,
+    launch: Launch,
+    data: ImageData,
+    parents: list[StageFolder],
+) -> None:
+    """Train one stage in its folder, or reuse it, or go on from its last finished epoch."""
+    with folder.locked():
+        if config.reuse and folder.result() is not None:
+            log.info("%s: reused %s", folder.name, folder.path)
+            return
+        if not config.reuse:
+            forget(folder.path)
+        log.info("%s: training in %s", folder.name, folder.path)
+        start = time.perf_counter()
+        with folder.reporting():
+            parts = stage.prepare(
+                config, data, parents[-1].checkpoint if parents else None, folder.path
+            )
+            with _loggers(config, launch, folder) as loggers:
+                label = f"{config.defense['name']} {folder.name}"
+                fit(parts, folder.path, config.trainer, loggers, label)
+            save(folder.checkpoint, parts.module.saved)
+            write_json(
+                folder.path / RESULT,
+                {
+                    "stage": folder.name,
+                    "defense": config.defense["name"],
+                    "metrics": parts.module.epoch_metrics,
+                    "seed": config.seed,
+                    "fingerprint": folder.fingerprint,
+                    "checkpoint_sha256": sha256(folder.checkpoint),
+                    "data_sha256": data.train.checksum(),
+                    "parents": [_parent(folder, parent) for parent in parents],
+                    "wall_seconds": round(time.perf_counter() - start, 2),
+                    "config": config.resolved(),
+                    **provenance(),
+                },
+            )
+        folder.write_status("finished")
+        forget(folder.path)
+
+
+def publish(config: TrainConfig, done: list[StageFolder]) -> Path:
+    """Link the earlier stages into the last one's run folder, and `outputs/latest` to a full run.
+
+    Returns:
+        The run folder.
+    """
+    run = done[-1].path.parent
+    for folder in done[:-1]:
+        if folder.path.parent != run:
+            point_link(run / folder.name, folder.path)
+    if done[-1].name == list(config.defense["stages"])[-1]:
+        point_link(Path(config.output_dir) / "latest" / str(config.defense["name"]), run)
+    return run
+
+
+def _parent(folder: StageFolder, parent: StageFolder) -> dict[str, Any]:
+    """A parent's checkpoint, by a path relative to outputs/train, so that outputs can be moved."""
+    return {
+        "stage": parent.name,
+        "path": str(parent.checkpoint.relative_to(folder.path.parent.parent)),
+        "sha256": sha256(parent.checkpoint),
+    }
+
+
+@contextmanager
+def _loggers(config: TrainConfig, launch: Launch, folder: StageFolder) -> Iterator[list[Logger]]:
+    with wandb_run(
+        config.logger,
+        launch,
+        name=f"{config.defense['name']}-{folder.name}-{folder.fingerprint}",
+        job_type=folder.name,
+        config=config.resolved(),
+        folder=Path(config.output_dir),
+    ) as run:
+        yield [] if run is None else [WandbLogger(experiment=run)]
