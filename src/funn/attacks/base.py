@@ -1,0 +1,113 @@
+"""The torchattacks interface over pure batched functions, leaving the model as it was found."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torchattacks.attack import Attack
+
+from funn.attacks.result import AttackResult
+
+Model = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Attack inside, in eval mode and with frozen parameters; afterwards all is as before.
+
+    That is each sub-module's mode, each parameter's requires_grad and grad, the global random
+    state, and inference mode or no_grad around the call, both of which torchattacks alone fails
+    under (Lightning's test loop, for one).
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in grads:
+            parameter.requires_grad_(requires_grad)
+
+
+def check_inputs(images: Tensor, labels: Tensor) -> None:
+    """Require images (N, C, H, W) in [0, 1] and labels (N,).
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"images must be (N, C, H, W) and labels (N,), not {shapes}")
+    # Written so that NaN fails too.
+    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError(
+            "images must lie in [0, 1]: keep any normalisation inside the model, "
+            "or tell the attack by set_normalization_used(mean, std)"
+        )
+
+
+class BatchedAttack(Attack):  # type: ignore[misc]
+    """A torchattacks attack over a pure batched function.
+
+    `atk(images, labels)` returns the adversarial images, as torchattacks users expect;
+    `atk.run(images, labels)` returns the whole `AttackResult`.
+
+    Args:
+        name: the attack's name.
+        model: images (N, C, H, W) in [0, 1] to logits (N, classes).
+
+    Attributes:
+        batch_size: most images in one forward pass. It changes the speed, and results by rounding
+            only.
+    """
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        super().__init__(name, model)
+        self.batch_size = 128
+
+    @abstractmethod
+    def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
+        """Attack float32 images (N, C, H, W) in [0, 1] with int64 labels (N,)."""
+
+    def run(self, images: Tensor, labels: Tensor) -> AttackResult:
+        """Attack images (N, C, H, W) in [0, 1] that have labels (N,).
+
+        Raises:
+            ValueError: for other shapes or ranges.
+        """
+        check_inputs(images, labels)
+        with untouched(self.model), self._unit_range():
+            return self.attack_images(
+                self.get_logits,
+                images.detach().clone().float().to(self.device),
+                labels.detach().clone().to(self.device),
+            )
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the adversarial images (torchattacks' contract)."""
+        return self.run(inputs, labels).adversarials
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return adversarial images (N, C, H, W), normalised if the inputs are."""
+        # torchattacks restores neither modes nor its normalisation flag after an exception.
+        with untouched(self.model), self._unit_range(self._normalization_applied):
+            adversarials: Tensor = super().__call__(inputs, labels)
+            return adversarials
+
+    @contextmanager
+    def _unit_range(self, flag: bool | None = False) -> Iterator[None]:
+        """Within it `get_logits` normalises (if told to), since images are in [0, 1]."""
+        before = self._normalization_applied
+        try:
+            if before is not None:
+                self._set_normalization_applied(flag)
+            yield
+        finally:
+            if before is not None:
+                self._set_normalization_applied(before)

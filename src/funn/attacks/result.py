@@ -1,0 +1,26 @@
+"""What an attack returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Adversarial images and how each came about. N images, in the order they were given.
+
+    Attributes:
+        adversarials: float32 (N, C, H, W) in [0, 1]; for a failure the attack's last image.
+        success: bool (N,), whether the attack itself saw a wrong prediction ("tracked"). True, at
+            step 0, for an image that was misclassified from the start: it is returned unchanged.
+        step: int64 (N,), the step at which that happened; -1 for a failure, or where the attack
+            does not say.
+        forwards: int64 (N,), forward passes of each image.
+        backwards: int64 (N,), backward passes (vector-Jacobian products) of each image.
+    """
+
+    adversarials: Tensor
+    success: Tensor
+    step: Tensor
+    forwards: Tensor
+    backwards: Tensor
