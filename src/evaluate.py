@@ -1,0 +1,25 @@
+"""Attack a trained classifier: `python src/evaluate.py --help` lists the options."""
+
+import hydra
+from omegaconf import DictConfig
+
+from funn.cli import job, run
+from funn.config import EvaluateConfig, read_config, read_launch
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Check the configuration, then attack."""
+    job(lambda: _evaluate(cfg))
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    config, launch = read_config(cfg, EvaluateConfig), read_launch()
+    # Only now: torch takes seconds to import, a mistake should not.
+    from funn.evaluation import evaluate
+
+    print(evaluate(config, launch))
+
+
+if __name__ == "__main__":
+    run(main)

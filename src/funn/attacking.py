@@ -1,0 +1,127 @@
+"""Run an attack over a set of images, part by part, and record what became of each image."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from funn.attacks.base import BatchedAttack, untouched
+from funn.attacks.result import AttackResult
+from funn.data import Images, to_unit
+from funn.records import read_table, records, referee, write_table
+
+# Images attacked, measured and written at a time: what a kill can cost.
+_PART = 1000
+
+
+def attack_parts(
+    attack: Any, folder: Path, model: nn.Module, images: Images, batch_size: int, label: str
+) -> Iterator[pa.Table]:
+    """Yield the records of each part in order, attacking what an earlier run has not written.
+
+    Args:
+        attack: any attack with torchattacks' interface, on `model`.
+        folder: where the parts lie until they are merged.
+        model: the classifier.
+        images: what to attack.
+        batch_size: most images in one forward pass.
+        label: text of the progress bar.
+    """
+    judge = referee(model)
+    total = len(images.labels)
+    with tqdm(total=total, desc=label, unit="image", disable=not sys.stderr.isatty()) as bar:
+        for first in range(0, total, _PART):
+            path = folder / f"part-{first:07d}.parquet"
+            labels = images.labels[first : first + _PART]
+            if not path.exists():
+                x = to_unit(images.images[first : first + _PART])
+                predictions = predict(model, x, batch_size)
+                result = run_attack(attack, x, labels, predictions, batch_size)
+                write_table(path, records(judge, first, x, labels, predictions, result))
+            bar.update(len(labels))
+            yield read_table(path)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts that lie in a folder."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def run_attack(
+    attack: Any, images: Tensor, labels: Tensor, predictions: Tensor, batch_size: int
+) -> AttackResult:
+    """Attack what the classifier gets right; what it gets wrong stays as it is, a success at 0.
+
+    Args:
+        attack: any attack with torchattacks' interface.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,).
+        predictions: of the clean images (N,).
+        batch_size: most images in one forward pass.
+    """
+    right = predictions == labels
+    adversarials, success, step = images.clone(), ~right, torch.where(right, -1, 0)
+    forwards, backwards = torch.zeros_like(step), torch.zeros_like(step)
+    targets = torch.arange(len(images))[right]
+    if isinstance(attack, BatchedAttack):
+        # It cuts its own batches, and fills them up again as images finish.
+        attack.batch_size = batch_size
+        batch_size = len(images)
+    for batch in targets.split(batch_size) if len(targets) else ():
+        part = attack_batch(attack, images[batch], labels[batch])
+        adversarials[batch] = part.adversarials
+        success[batch], step[batch] = part.success, part.step
+        forwards[batch], backwards[batch] = part.forwards, part.backwards
+    return AttackResult(adversarials, success, step, forwards, backwards)
+
+
+def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
+    """Attack one batch by any attack with torchattacks' interface.
+
+    One that returns images only is judged by the classifier's prediction of them; its passes are
+    counted as means over the batch, and the step of a success is not known.
+    """
+    if isinstance(attack, BatchedAttack):
+        return attack.run(images, labels)
+    model = attack.model
+    with untouched(model), counted(model) as passes:
+        adversarials = attack(images.clone(), labels.clone()).detach()
+    unknown = torch.full((len(images),), -1)
+    forwards, backwards = (torch.full_like(unknown, round(n / len(images))) for n in passes)
+    finite = adversarials.flatten(1).isfinite().all(1)  # the argmax of NaN is no success
+    success = finite & (predict(model, adversarials, len(images)) != labels)
+    return AttackResult(adversarials, success, unknown, forwards, backwards)
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[list[int]]:
+    """Count the images that pass forward through a model and backward, as [forward, backward]."""
+    passes = [0, 0]
+
+    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        passes[0] += len(output)
+        if output.requires_grad:
+            output.register_hook(backward)
+
+    def backward(gradient: Tensor) -> None:
+        passes[1] += len(gradient)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return the predicted classes (N,) of images (N, C, H, W)."""
+    batches = [model(batch).argmax(1) for batch in images.split(batch_size) if len(batch)]
+    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)

@@ -1,0 +1,99 @@
+"""Take a trained encoder or classifier away: plain torch modules from a run folder."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from funn.checkpoint import Saved, load
+from funn.errors import UserError
+from funn.files import read_json
+from funn.networks import AutoEncoder, Classifier
+from funn.stages import CHECKPOINT, RESULT, StageFolder
+
+# Which stage of a run folder speaks for it, best first.
+_ORDER = ("classifier", "adversarial", "init")
+
+
+class Run(NamedTuple):
+    """A finished stage.
+
+    Attributes:
+        name: its run folder's name, e.g. funn-0123456789.
+        folder: the stage's folder.
+        result: the content of its result.json.
+    """
+
+    name: str
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def train_root(self) -> Path:
+        """The folder that the paths of its parents start from."""
+        return self.folder.resolve().parent.parent
+
+
+def load_classifier(path: str | Path) -> nn.Module:
+    """Load a trained classifier, in eval mode, on the CPU.
+
+    Args:
+        path: a run folder, its `classifier` folder, or a checkpoint file.
+
+    Returns:
+        A module from images (N, C, H, W) in [0, 1] to logits (N, classes).
+
+    Raises:
+        UserError: if there is no finished classifier, or its checkpoint is damaged.
+    """
+    return _networks(Path(path), ("classifier",))["classifier"].module
+
+
+def load_encoder(path: str | Path) -> nn.Module:
+    """Load a trained defender's encoder, in eval mode, on the CPU.
+
+    Args:
+        path: a run folder, the folder of one of its stages, or a checkpoint file.
+
+    Returns:
+        A module from images (N, C, H, W) in [0, 1] to features (N, F).
+
+    Raises:
+        UserError: if there is no finished stage, or its checkpoint is damaged.
+    """
+    networks = _networks(Path(path), _ORDER)
+    owner = networks["classifier" if "classifier" in networks else "defender"].module
+    assert isinstance(owner, Classifier | AutoEncoder)
+    return owner.encoder
+
+
+def find_run(path: str | Path, stages: tuple[str, ...] = ("classifier",)) -> Run:
+    """Find the finished stage that a path names.
+
+    Raises:
+        UserError: if there is no such folder or no finished stage in it, or if its checkpoint is
+            not the one that was trained.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"run={path} does not exist: give the folder that src/train.py printed last, "
+            "such as outputs/latest/funn"
+        )
+    for folder in (path, *(path / stage for stage in stages)):
+        content = read_json(folder / RESULT)
+        if content is None or content.get("stage") not in stages:
+            continue
+        stage = StageFolder(content["stage"], content["fingerprint"], folder)
+        result = stage.result()
+        if result is not None:
+            return Run(folder.resolve().parent.name, folder, result)
+    raise UserError(
+        f"{path} holds no finished {' or '.join(stages)} stage: train it with python src/train.py"
+    )
+
+
+def _networks(path: Path, stages: tuple[str, ...]) -> dict[str, Saved]:
+    if path.is_file():
+        return load(path)
+    return load(find_run(path, stages).folder / CHECKPOINT)

@@ -1,0 +1,112 @@
+"""One row per image and attack: what every figure traces back to."""
+
+import copy
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from funn.attacks.result import AttackResult
+from funn.files import replace_file
+
+SCHEMA = pa.schema(
+    {
+        "index": pa.int64(),
+        "input_hash": pa.string(),
+        "label": pa.int64(),
+        "clean_prediction": pa.int64(),
+        "success_tracked": pa.bool_(),
+        "success_verified": pa.bool_(),
+        "step": pa.int64(),
+        "l0": pa.int64(),
+        "l1": pa.float64(),
+        "l2": pa.float64(),
+        "linf": pa.float64(),
+        "margin": pa.float64(),
+        "forwards": pa.int64(),
+        "backwards": pa.int64(),
+    }
+)
+
+
+def referee(model: nn.Module) -> nn.Module:
+    """Return a float64 copy of a classifier, which says what a returned image really is."""
+    return copy.deepcopy(model).double().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def records(
+    judge: nn.Module,
+    first: int,
+    images: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    result: AttackResult,
+) -> pa.Table:
+    """Measure each adversarial image.
+
+    `success_verified`: the returned float32 image is misclassified by the float64 copy, lies in
+    [0, 1] and is finite. `margin` = z_label minus the highest other logit there, in float64:
+    negative for a misclassified image.
+
+    Args:
+        judge: the float64 copy of the classifier.
+        first: index of the first image in its dataset.
+        images: clean images (N, C, H, W) in [0, 1].
+        labels: (N,).
+        predictions: the classifier's predictions of the clean images (N,), int64.
+        result: what the attack returned.
+
+    Returns:
+        A table of N rows with `SCHEMA`. Distances are between the clean and the returned image.
+    """
+    adversarials = result.adversarials.float()
+    flat = adversarials.flatten(1)
+    legal = ((flat >= 0) & (flat <= 1)).all(1)  # false for NaN
+    margin = margins(judge(adversarials.double()), labels)
+    distance = (adversarials.double() - images.double()).flatten(1)
+    columns = {
+        "index": torch.arange(first, first + len(images)),
+        "label": labels,
+        "clean_prediction": predictions,
+        "success_tracked": result.success,
+        "success_verified": legal & (margin < 0),
+        "step": result.step,
+        "l0": (distance != 0).sum(1),
+        "l1": distance.norm(p=1, dim=1),
+        "l2": distance.norm(p=2, dim=1),
+        "linf": distance.abs().amax(1),
+        "margin": margin,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+    }
+    arrays = {name: pa.array(column.cpu().numpy()) for name, column in columns.items()}
+    arrays["input_hash"] = pa.array([input_hash(image) for image in images])
+    return pa.table({name: arrays[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """z_label minus the highest other logit, (N,): negative for a misclassified image."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own - others.amax(1)
+
+
+def input_hash(image: Tensor) -> str:
+    """Return 16 hex digits of the SHA-256 of a float32 image's bytes."""
+    return hashlib.sha256(image.contiguous().cpu().numpy().data).hexdigest()[:16]
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all."""
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream)
+    replace_file(path, stream.getvalue().to_pybytes())
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file of records."""
+    return pq.read_table(path, schema=SCHEMA)
