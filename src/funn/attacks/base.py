@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torchattacks.attack import Attack
 from funn.attacks.result import AttackResult
 
 Model = Callable[[Tensor], Tensor]
+Protocol = Literal["strict", "foolbox1"]
 
 
 @contextmanager
@@ -50,6 +52,16 @@ def check_inputs(images: Tensor, labels: Tensor) -> None:
             "images must lie in [0, 1]: keep any normalisation inside the model, "
             "or tell the attack by set_normalization_used(mean, std)"
         )
+
+
+def check_protocol(protocol: str) -> None:
+    """Require a known protocol.
+
+    Raises:
+        ValueError: for another.
+    """
+    if protocol not in ("strict", "foolbox1"):
+        raise ValueError(f"protocol={protocol} must be strict or foolbox1")
 
 
 class BatchedAttack(Attack):  # type: ignore[misc]

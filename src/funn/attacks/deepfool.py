@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, Model
+from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
 from funn.attacks.result import AttackResult
+from funn.attacks.tally import Tally
 
 Norm = Literal["l2", "linf"]
-Protocol = Literal["strict", "foolbox1"]
 
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
@@ -49,8 +49,7 @@ class DeepFool(BatchedAttack):
     ) -> None:
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm} must be l2 or linf")
-        if protocol not in _OVERSHOOT:
-            raise ValueError(f"protocol={protocol} must be strict or foolbox1")
+        check_protocol(protocol)
         if steps < 0 or candidates < 2:
             raise ValueError("steps must be 0 or more, candidates 2 or more")
         if overshoot is not None and overshoot < 0:
@@ -116,9 +115,7 @@ def deepfool(
     """
     count = len(images)
     state = _State(images, overshoot, protocol)
-    success = torch.zeros(count, dtype=torch.bool, device=images.device)
-    step = torch.full((count,), -1, device=images.device)
-    forwards, backwards = torch.zeros_like(step), torch.zeros_like(step)
+    tally = Tally(images)
     rivals: Tensor | None = None
     active = torch.arange(count, device=images.device)
     for number in range(steps + 1):
@@ -128,12 +125,7 @@ def deepfool(
                 continue
             x = state.current[batch].requires_grad_()
             logits = model(x)
-            forwards[batch] += 1
-            finite = logits.detach().isfinite().all(1)
-            fooled = finite & (logits.detach().argmax(1) != labels[batch])
-            success[batch[fooled]] = True
-            step[batch[fooled]] = number
-            kept = finite & ~fooled
+            kept = tally.judge(batch, logits.detach(), labels[batch], number)
             if number == steps or not kept.any():
                 continue
             if rivals is None:
@@ -142,13 +134,14 @@ def deepfool(
             if number == 0:
                 rivals[batch] = _rivals(logits.detach(), labels[batch], rivals.shape[1])
             differences, gradients = _linearise(logits, x, labels[batch], rivals[batch])
-            backwards[batch] += rivals.shape[1]
+            tally.backwards[batch[kept]] += rivals.shape[1]
             moves, stuck = _nearest(differences, gradients, norm, _PUSH[protocol])
             kept &= ~stuck
             moved = state.move(batch[kept], moves[kept], steps - number)
             going.append(batch[kept][moved])
         active = torch.cat(going) if going else active[:0]
-    return AttackResult(state.current, success, step, forwards, backwards)
+    tally.adversarials = state.current
+    return tally.result()
 
 
 class _State:

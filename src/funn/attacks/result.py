@@ -10,13 +10,15 @@ class AttackResult:
     """Adversarial images and how each came about. N images, in the order they were given.
 
     Attributes:
-        adversarials: float32 (N, C, H, W) in [0, 1]; for a failure the attack's last image.
+        adversarials: float32 (N, C, H, W) in [0, 1]; for a failure the attack's last image, or
+            the clean one where it starts again from that each time.
         success: bool (N,), whether the attack itself saw a wrong prediction ("tracked"). True, at
             step 0, for an image that was misclassified from the start: it is returned unchanged.
         step: int64 (N,), the step at which that happened; -1 for a failure, or where the attack
             does not say.
         forwards: int64 (N,), forward passes of each image.
-        backwards: int64 (N,), backward passes (vector-Jacobian products) of each image.
+        backwards: int64 (N,), backward passes (vector-Jacobian products) of each image; those of
+            its batch that it did not need are not counted.
     """
 
     adversarials: Tensor

@@ -1,0 +1,83 @@
+"""What an attack knows of each image so far."""
+
+import torch
+from torch import Tensor
+
+from funn.attacks.base import Model
+from funn.attacks.result import AttackResult
+
+
+class Tally:
+    """An `AttackResult` in the making.
+
+    Args:
+        images: clean images (N, C, H, W).
+
+    Attributes:
+        adversarials: the images as they are now, (N, C, H, W).
+        success: see `AttackResult`, as the rest.
+        step: see `AttackResult`.
+        forwards: see `AttackResult`.
+        backwards: see `AttackResult`.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        count, device = len(images), images.device
+        self.adversarials = images.clone()
+        self.success = torch.zeros(count, dtype=torch.bool, device=device)
+        self.step = torch.full((count,), -1, device=device)
+        self.forwards = torch.zeros_like(self.step)
+        self.backwards = torch.zeros_like(self.step)
+
+    def judge(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
+        """Record the predictions of one forward pass.
+
+        Args:
+            batch: indices (B,) of the images that passed.
+            logits: (B, K).
+            labels: of these images (B,).
+            step: what to record as the step of those that are wrong.
+
+        Returns:
+            bool (B,), which images are still predicted right, by finite logits.
+        """
+        wrong = fooled(logits, labels)
+        self.forwards[batch] += 1
+        self.success[batch] = wrong
+        self.step[batch] = torch.where(wrong, step, -1)
+        return logits.isfinite().all(1) & ~wrong
+
+    def result(self) -> AttackResult:
+        """Return what is known now."""
+        return AttackResult(
+            self.adversarials, self.success, self.step, self.forwards, self.backwards
+        )
+
+
+def fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether finite logits (N, K) have their first maximum elsewhere than at the label, (N,)."""
+    return logits.isfinite().all(1) & (logits.argmax(1) != labels)
+
+
+@torch.no_grad()
+def predict_clean(
+    model: Model, images: Tensor, labels: Tensor, batch_size: int
+) -> tuple[Tally, Tensor]:
+    """Predict the clean images.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, K).
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,).
+        batch_size: most images in one forward pass.
+
+    Returns:
+        The tally, and the indices of the images that are left to attack.
+    """
+    tally = Tally(images)
+    active = [torch.arange(0, device=images.device)]
+    for batch in torch.arange(len(images), device=images.device).split(batch_size):
+        if len(batch):
+            kept = tally.judge(batch, model(images[batch]), labels[batch], 0)
+            active.append(batch[kept])
+    return tally, torch.cat(active)
