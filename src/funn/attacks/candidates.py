@@ -1,0 +1,63 @@
+"""Search through lists of candidate images, with those of many images packed into full batches."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from funn.attacks.base import Model
+from funn.attacks.tally import fooled
+
+# Candidates of one image that are tried between two looks at what is left to do. It does not
+# depend on the batch size, so the number of forward passes does not either.
+_ROUND = 50
+
+
+def in_batches(function: Callable[..., Tensor], batch_size: int, *columns: Tensor) -> Tensor:
+    """Join `function(*slices)` over slices of at most `batch_size` rows of the columns (M, ...).
+
+    M must be above 0.
+    """
+    parts = zip(*(column.split(batch_size) for column in columns), strict=True)
+    return torch.cat([function(*slices) for slices in parts])
+
+
+@torch.no_grad()
+def first_fooling(
+    model: Model,
+    candidates: Callable[[Tensor, Tensor], Tensor],
+    labels: Tensor,
+    counts: Tensor,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Find each image's first candidate that is predicted wrong.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, K).
+        candidates: the candidate images (B, C, H, W) for image indices (B,) and positions (B,) in
+            these images' lists.
+        labels: of the images (N,).
+        counts: candidates of each image (N,).
+        batch_size: most images in one forward pass.
+
+    Returns:
+        int64 (N,), the position of the first wrong one, -1 for none; int64 (N,), how many were
+        tried, which are some more than that because they are tried in rounds.
+    """
+
+    def wrong(owners: Tensor, positions: Tensor) -> Tensor:
+        return fooled(model(candidates(owners, positions)), labels[owners])
+
+    first, tried = torch.full_like(counts, -1), torch.zeros_like(counts)
+    ranks = torch.arange(_ROUND, device=counts.device)
+    while len(active := ((first < 0) & (tried < counts)).nonzero()[:, 0]):
+        positions = tried[active, None] + ranks
+        exists = positions < counts[active, None]
+        owners = active[:, None].expand_as(positions)
+        hits = torch.zeros_like(exists)
+        hits[exists] = in_batches(wrong, batch_size, owners[exists], positions[exists])
+        tried[active] += exists.sum(1)
+        hit = hits.any(1)
+        # int: argmax takes no bool, and its first maximum is the first True.
+        first[active[hit]] = positions[hit, hits[hit].int().argmax(1)]
+    return first, tried
