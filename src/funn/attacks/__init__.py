@@ -5,7 +5,9 @@ from funn.attacks.bim import BIM
 from funn.attacks.deepfool import DeepFool
 from funn.attacks.fgsm import FGSM
 from funn.attacks.gradient import Gradient
+from funn.attacks.local_search import LocalSearch
 from funn.attacks.result import AttackResult
+from funn.attacks.single_pixel import SinglePixel
 
 __all__ = [
     "BIM",
@@ -14,4 +16,6 @@ __all__ = [
     "BatchedAttack",
     "DeepFool",
     "Gradient",
+    "LocalSearch",
+    "SinglePixel",
 ]

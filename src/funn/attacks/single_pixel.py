@@ -1,0 +1,115 @@
+"""Single-pixel attack (section 2.1 of the paper; Foolbox 1.x's SinglePixelAttack), batched."""
+
+import torch
+from torch import Tensor, nn
+
+from funn.attacks.base import BatchedAttack, Model
+from funn.attacks.candidates import first_fooling
+from funn.attacks.randomness import image_generator
+from funn.attacks.result import AttackResult
+from funn.attacks.tally import predict_clean
+
+
+class SinglePixel(BatchedAttack):
+    """The single-pixel attack behind the torchattacks interface.
+
+    Args:
+        model: images in [0, 1] to logits.
+        max_pixels: most pixels of each image that are tried; as many as it has make the attack
+            exhaustive, and its success independent of the seed.
+        seed: decides, with the image's bytes, the order of the pixels.
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    def __init__(self, model: nn.Module, max_pixels: int = 1000, seed: int = 0) -> None:
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels={max_pixels} must be 1 or more")
+        super().__init__("SinglePixel", model)
+        self.max_pixels = max_pixels
+        self.seed = seed
+
+    def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
+        """Run `single_pixel` with this attack's settings."""
+        return single_pixel(
+            model,
+            images,
+            labels,
+            max_pixels=self.max_pixels,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+
+
+def single_pixel(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    max_pixels: int,
+    seed: int,
+    batch_size: int,
+) -> AttackResult:
+    """Set one pixel, in all its channels, to 0 or to 1.
+
+    The pixels come in a random order, each with 0 before 1; the first success is returned. A
+    failure is returned unchanged. A value that the pixel already has is not tried.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, K).
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,).
+        max_pixels: see `SinglePixel`.
+        seed: see `SinglePixel`.
+        batch_size: most images in one forward pass.
+
+    Returns:
+        The result; `step` counts the values up to the successful one. `forwards` is a little more,
+        since several values are tried at once.
+    """
+    tally, active = predict_clean(model, images, labels, batch_size)
+    codes, counts = _candidates(images, active, max_pixels, seed)
+
+    def candidates(owners: Tensor, positions: Tensor) -> Tensor:
+        return _with_pixel(images[owners], codes[owners, positions])
+
+    first, tried = first_fooling(model, candidates, labels, counts, batch_size)
+    found = (first >= 0).nonzero()[:, 0]
+    if len(found):
+        tally.adversarials[found] = candidates(found, first[found])
+    tally.success[found] = True
+    tally.step[found] = first[found] + 1
+    tally.forwards += tried
+    return tally.result()
+
+
+def _candidates(
+    images: Tensor, active: Tensor, max_pixels: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """What to try on each image, in order.
+
+    Returns:
+        codes (N, M), 2 * pixel + value; how many of them count (N,), 0 for an image that is not
+        active.
+    """
+    flat = images.flatten(2)
+    pixels = flat.shape[2]
+    order = torch.zeros(len(images), min(pixels, max_pixels), dtype=torch.int64)
+    for row in active.tolist():
+        draw = image_generator("single pixel", seed, images[row])
+        order[row] = torch.randperm(pixels, generator=draw)[:max_pixels]
+    codes = torch.stack((2 * order, 2 * order + 1), dim=2).flatten(1).to(images.device)
+    idle = torch.stack(((flat == 0).all(1), (flat == 1).all(1)), dim=2).flatten(1)
+    idle = idle.gather(1, codes)
+    counts = torch.zeros_like(codes[:, 0])
+    counts[active] = (~idle).sum(1)[active]
+    # Those to try first, in their order.
+    return codes.gather(1, idle.int().argsort(dim=1, stable=True)), counts
+
+
+def _with_pixel(images: Tensor, codes: Tensor) -> Tensor:
+    """Set pixel code // 2 of each image (B, C, H, W) to code % 2, for codes (B,)."""
+    flat = images.flatten(2)
+    flat[torch.arange(len(flat), device=flat.device), :, codes // 2] = (codes % 2).to(flat)[:, None]
+    return flat.view_as(images)
