@@ -24,3 +24,39 @@ env: .venv/.installed ## make .venv with the locked packages
 
 lock: ## resolve requirements.in again into requirements.lock
 	$(BIN)/uv pip compile requirements.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+TRAIN = $(RUN) src/train.py $(ARGS)
+EVALUATE = $(RUN) src/evaluate.py
+DEMO = FUNN_OUTPUT_DIR=$(CURDIR)/outputs/demo
+
+reproduce: env ## train, attack and report every row of the paper's tables (about 20 minutes)
+	$(TRAIN)
+	$(TRAIN) defense=classic
+	$(EVALUATE) run=outputs/latest/funn suite=table1
+	$(EVALUATE) run=outputs/latest/classic suite=table1
+	$(RUN) src/report.py
+
+demo: env ## the same path in under 4 minutes, into outputs/demo
+	$(DEMO) $(TRAIN) experiment=demo
+	$(DEMO) $(TRAIN) experiment=demo defense=classic
+	$(DEMO) $(EVALUATE) run=outputs/demo/latest/funn suite=table1 images=500
+	$(DEMO) $(EVALUATE) run=outputs/demo/latest/classic suite=table1 images=500
+	$(DEMO) $(RUN) src/report.py
+
+test: env ## the fast tests
+	$(BIN)/pytest -m "not slow"
+
+test-slow: env ## kills, several processes, long runs
+	$(BIN)/pytest -m slow
+
+lint: env ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: env ## speed of training and of the attacks against other code, in one run
+	PYTHONPATH=src $(RUN) -m funn.bench
+
+clean: ## remove outputs and caches; data and .venv stay
+	find outputs -mindepth 1 -maxdepth 1 ! -name .gitignore ! -name reference -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build

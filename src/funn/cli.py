@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from funn.errors import UserError
 log = logging.getLogger(__name__)
 
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+# Where the explanation that a user needs ends and Hydra's or OmegaConf's trailer begins.
+_TRAILERS = ("Config search path:", "full_key:", "object_type=", "See https://hydra.cc")
 
 
 def run(main: Callable[[], object]) -> None:
@@ -32,6 +35,10 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except _MISTAKES as error:
+        _fail(error)
+    except ValueError as error:
+        if "override" not in str(error):  # Hydra's answer to group=null
+            raise
         _fail(error)
 
 
@@ -61,10 +68,28 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception on one line, without Hydra's and OmegaConf's trailers."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
-    return " ".join(" ".join(kept).split()) or type(error).__name__
+    """The message of an exception on one line: what is wrong, and what to type instead."""
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason} (output_dir= and data_dir= choose other folders)"
+    text = _flat(error)
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"unknown key {unknown[1]}: --cfg job lists the keys"
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        return f"{text.removeprefix('Error merging override ')}: {_flat(error.__cause__)}"
+    return text or type(error).__name__
+
+
+def _flat(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    for trailer in _TRAILERS:
+        text = text.partition(trailer)[0]
+    before, found, options = text.partition("Available options in ")
+    if found:
+        group, _, names = options.partition(": ")
+        text = f"{before.strip()}. {group.strip(chr(39))} can be {', '.join(names.split())}"
+    return text.strip()
 
 
 def _in_sweep() -> bool:

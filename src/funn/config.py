@@ -33,12 +33,6 @@ class PlayersConfig:
     attacker_lr: float = MISSING
     defender_lr: float = MISSING
 
-    def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 0)
-        at_least("batch_size", self.batch_size, 1)
-        above("attacker_lr", self.attacker_lr, 0)
-        above("defender_lr", self.defender_lr, 0)
-
 
 @dataclass
 class ClassifierConfig:
@@ -47,11 +41,6 @@ class ClassifierConfig:
     epochs: int = MISSING
     batch_size: int = MISSING
     lr: float = MISSING
-
-    def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 0)
-        at_least("batch_size", self.batch_size, 1)
-        above("lr", self.lr, 0)
 
 
 @dataclass
@@ -117,6 +106,13 @@ class TrainConfig:
         at_least("seed", self.seed, 0)
         at_least("log_every", self.log_every, 1)
         at_least("image_every", self.image_every, 1)
+        for stage in ("init", "adversarial", "classifier"):
+            for name, value in dataclasses.asdict(getattr(self, stage)).items():
+                key = f"{stage}.{name}"
+                if name.endswith("lr"):
+                    above(key, value, 0)
+                else:
+                    at_least(key, value, {"epochs": 0, "batch_size": 1}[name])
 
     def resolved(self) -> Node:
         """All values as plain dictionaries."""
@@ -161,6 +157,7 @@ class EvaluateConfig:
 class ReportConfig:
     """Everything that `python src/report.py` reads."""
 
+    data_dir: str = MISSING
     output_dir: str = MISSING
 
 

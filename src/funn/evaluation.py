@@ -76,12 +76,11 @@ def evaluate(config: EvaluateConfig, launch: Launch) -> Path:
         for trial in trials(config, launch):
             folder = locate_trial(root, trial, run, test)
             run_trial(trial, folder, config, run, model, test)
+            log.info("%s", line(folder))
             done.append(folder)
         write_json(root / "reconstruction.json", reconstruction(run, test))
         if tracker is not None:
             log_evaluation(tracker, [folder.path for folder in done])
-    for folder in done:
-        log.info("%s", line(folder))
     return root
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -18,7 +18,10 @@ from funn.checkpoint import read
 from funn.config import TrainerConfig
 from funn.files import replace_file
 from funn.metric_log import MetricLog
+from funn.stage_module import StageModule
 from funn.stages import Fit
+
+log = logging.getLogger(__name__)
 
 _RESUME = "last.ckpt"
 
@@ -54,9 +57,8 @@ def fit(
         # Not `save_last`: with that the file is only written when a metric improves.
         ModelCheckpoint(folder, filename="last", enable_version_counter=False),
     ]
-    progress = sys.stderr.isatty() or sys.stdout.isatty()
-    if progress:
-        callbacks.append(_Progress(label))
+    progress = sys.stderr.isatty()
+    callbacks.append(_ProgressBar(label) if progress else _ProgressLines(label))
     with warnings.catch_warnings():
         _silence(warnings)
         trainer = Trainer(
@@ -80,7 +82,20 @@ def forget(folder: Path) -> None:
     (folder / _RESUME).unlink(missing_ok=True)
 
 
-class _Progress(TQDMProgressBar):
+class _ProgressLines(Callback):
+    """Where the output is no terminal: a line an epoch."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, StageModule)
+        means = ", ".join(f"{name} {value:.5f}" for name, value in pl_module.means().items())
+        epochs = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        log.info("%s: epoch %s, %s", self.label, epochs, means)
+
+
+class _ProgressBar(TQDMProgressBar):
     def __init__(self, label: str) -> None:
         super().__init__(refresh_rate=20)
         self.label = label

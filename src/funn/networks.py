@@ -79,7 +79,7 @@ class DenseAutoEncoder(AutoEncoder):
     def __init__(
         self, image_shape: ImageShape, channels: Sequence[int], features: int, noise: int = 0
     ) -> None:
-        _require_positive(channels=channels, features=[features])
+        _require_sizes(noise, channels=channels, features=[features])
         super().__init__(features, noise)
         widths = [image_shape[0], *channels]
         shapes = _shapes(image_shape, channels)
@@ -113,7 +113,7 @@ class ConvAutoEncoder(AutoEncoder):
     def __init__(
         self, image_shape: ImageShape, channels: Sequence[int], maps: int, noise: int = 0
     ) -> None:
-        _require_positive(channels=channels, maps=[maps])
+        _require_sizes(noise, channels=channels, maps=[maps])
         widths = [image_shape[0], *channels, maps]
         shapes = _shapes(image_shape, widths[1:])
         height, width = shapes[-1]
@@ -145,7 +145,7 @@ class Head(nn.Sequential):
     """
 
     def __init__(self, features: int, classes: int, hidden: Sequence[int]) -> None:
-        _require_positive(hidden=hidden)
+        _require_sizes(0, hidden=hidden)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise([features, *hidden]):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -173,7 +173,9 @@ class Classifier(nn.Module):
         return logits
 
 
-def _require_positive(**sizes: Sequence[int]) -> None:
+def _require_sizes(noise: int, **sizes: Sequence[int]) -> None:
+    if noise < 0:
+        raise ValueError(f"noise={noise} must be 0 or more")
     for name, values in sizes.items():
         if not all(value > 0 for value in values):
             raise ValueError(f"{name}={list(values)} must be above 0")

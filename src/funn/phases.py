@@ -7,7 +7,7 @@ from pathlib import Path
 from funn.build import build_module, function
 from funn.checkpoint import Saved, load
 from funn.classifier import HeadTraining, encode
-from funn.config import TrainConfig
+from funn.config import TrainConfig, require
 from funn.data import ImageData, TensorBatches
 from funn.image_grid import ImageGrid
 from funn.networks import AutoEncoder, Classifier
@@ -105,6 +105,11 @@ def _players_fit(
 ) -> Fit:
     settings = config.init if phase == "init" else config.adversarial
     attacker, defender = players["attacker"], players["defender"]
+    defender_input = config.objective["defender_input"]
+    require(
+        defender_input in ("clean", "attacked"),
+        f"objective.defender_input={defender_input} must be clean or attacked",
+    )
     assert isinstance(attacker.module, AutoEncoder)
     assert isinstance(defender.module, AutoEncoder)
     module = Players(
@@ -114,7 +119,7 @@ def _players_fit(
         objective=partial(
             function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
         ),
-        defender_input=config.objective["defender_input"],
+        defender_input=defender_input,
         attacker_lr=settings.attacker_lr,
         defender_lr=settings.defender_lr,
         beta=config.beta,

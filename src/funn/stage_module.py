@@ -51,7 +51,7 @@ class StageModule(LightningModule):
 
         This runs before the epoch's checkpoint is written, so the last good state survives.
         """
-        means = {name: float(value / self._batches) for name, value in self._sums.items()}
+        means = self.means()
         for name, value in means.items():
             if not torch.isfinite(torch.tensor(value)):
                 raise UserError(
@@ -61,6 +61,10 @@ class StageModule(LightningModule):
         self.epoch_metrics = means | self.epoch_extras()
         step = (self.current_epoch + 1) * int(self.trainer.num_training_batches)
         self._log({f"epoch/{name}": value for name, value in self.epoch_metrics.items()}, step)
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's batches so far."""
+        return {name: float(value / self._batches) for name, value in self._sums.items()}
 
     def epoch_extras(self) -> dict[str, float]:
         """Further scalars to measure at the end of an epoch."""

@@ -1,0 +1,23 @@
+"""Tables and the HTML page from everything under outputs/."""
+
+import hydra
+from omegaconf import DictConfig
+
+from funn.cli import job, run
+from funn.config import ReportConfig, read_config
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+def main(cfg: DictConfig) -> None:
+    """Check the configuration, then report."""
+    job(lambda: _report(cfg))
+
+
+def _report(cfg: DictConfig) -> None:
+    from funn.report import report
+
+    print(report(read_config(cfg, ReportConfig)))
+
+
+if __name__ == "__main__":
+    run(main)

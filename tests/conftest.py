@@ -1,0 +1,45 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Small enough for seconds, large enough that every stage has more than one epoch.
+SMALL = (
+    "data=synthetic",
+    "data.train_size=640",
+    "data.test_size=100",
+    "init.epochs=2",
+    "adversarial.epochs=2",
+    "classifier.epochs=2",
+    "logger=csv",
+)
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_command(
+    script: str, *overrides: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a real command in a process of its own, as a user would."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), *overrides],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline", **environment},
+    )
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An outputs folder with a trained funn and classic, made by the real command."""
+    folder = tmp_path_factory.mktemp("outputs")
+    for defense in ("funn", "classic"):
+        done = run_command("train.py", *SMALL, f"defense={defense}", f"output_dir={folder}")
+        assert done.returncode == 0, done.stderr
+    return folder

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from funn.objectives import constrained, mse, printed
+
+
+def test_mse_is_the_mean_over_pixels_and_batch():
+    a, b = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    b[0, 0, 0, 0] = 2.0
+    assert mse(a, b).item() == pytest.approx(4 / 8)
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "expected"),
+    [
+        (constrained, 0.004, 0.02 + 5 * 0.006),  # the constraint is violated by 0.006
+        (constrained, 0.012, 0.02),  # and here satisfied
+        (printed, 0.004, 0.02),  # the printed sign punishes the attacker's success instead
+        (printed, 0.012, 0.02 + 5 * 0.002),
+    ],
+)
+def test_values_by_hand(objective, error, expected):
+    loss = objective(torch.tensor(0.02), torch.tensor(error), beta=0.01, gamma=5.0)
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("error", "slope"), [(0.004, -5.0), (0.012, 0.0)])
+def test_the_constraint_is_free_of_gradient_when_satisfied(error, slope):
+    value = torch.tensor(error, requires_grad=True)
+    constrained(torch.tensor(0.02), value, beta=0.01, gamma=5.0).backward()
+    assert value.grad is not None
+    assert value.grad.item() == pytest.approx(slope)
