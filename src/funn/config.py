@@ -144,6 +144,11 @@ class EvaluateConfig:
             self.protocol in protocols,
             f"protocol={self.protocol} must be one of {', '.join(protocols)}",
         )
+        require(
+            Path(self.run).exists(),
+            f"run={self.run} does not exist: give the folder that src/train.py printed last, "
+            "such as outputs/latest/funn",
+        )
         at_least("batch_size", self.batch_size, 1)
         if self.images is not None:
             at_least("images", self.images, 1)

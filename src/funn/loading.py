@@ -76,10 +76,7 @@ def find_run(path: str | Path, stages: tuple[str, ...] = ("classifier",)) -> Run
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(
-            f"run={path} does not exist: give the folder that src/train.py printed last, "
-            "such as outputs/latest/funn"
-        )
+        raise UserError(f"{path} does not exist: give a folder that src/train.py printed")
     for folder in (path, *(path / stage for stage in stages)):
         content = read_json(folder / RESULT)
         if content is None or content.get("stage") not in stages:

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from funn.checkpoint import load, save
+from funn.errors import UserError
+from funn.networks import DenseAutoEncoder
+
+SPEC = {
+    "_target_": "funn.networks.DenseAutoEncoder",
+    "image_shape": [1, 8, 8],
+    "channels": [4],
+    "features": 3,
+    "noise": 2,
+}
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return DenseAutoEncoder((1, 8, 8), [4], 3, 2)
+
+
+def test_a_checkpoint_rebuilds_its_network(tmp_path):
+    save(tmp_path / "model.ckpt", {"attacker": (SPEC, network())})
+    loaded = load(tmp_path / "model.ckpt")["attacker"]
+    assert loaded.spec == SPEC
+    assert not loaded.module.training
+    for name, value in network().state_dict().items():
+        assert torch.equal(value, loaded.module.state_dict()[name])
+
+
+def test_it_loads_with_torch_defaults(tmp_path):
+    save(tmp_path / "model.ckpt", {"attacker": (SPEC, network())})
+    assert torch.load(tmp_path / "model.ckpt", weights_only=True)["modules"]["attacker"]
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        save(tmp_path / name, {"attacker": (SPEC, network(seed))})
+    content = [(tmp_path / name).read_bytes() for name in "abc"]
+    assert content[0] == content[1] != content[2]
+
+
+def test_a_truncated_checkpoint_is_one_clear_line(tmp_path):
+    path = tmp_path / "model.ckpt"
+    save(path, {"attacker": (SPEC, network())})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UserError, match="damaged"):
+        load(path)
+
+
+def test_a_missing_checkpoint_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        load(tmp_path / "model.ckpt")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("content", [Evil(), [1, 2], {"format": 1}, {"format": 2, "modules": {}}])
+def test_anything_else_is_refused(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(UserError):
+        load(tmp_path / "model.ckpt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_spec_can_build_networks_only(tmp_path):
+    content = {"spec": {"_target_": "os.mkdir", "path": str(tmp_path / "made")}, "state": {}}
+    torch.save({"format": 1, "modules": {"attacker": content}}, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"not a torch\.nn\.Module"):
+        load(tmp_path / "model.ckpt")
+    assert not (tmp_path / "made").exists()

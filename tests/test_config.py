@@ -1,0 +1,179 @@
+"""Every YAML file composes, is valid, and builds; every mistake is one clear line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, run_command
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from funn.build import build, function, locate
+from funn.config import (
+    EvaluateConfig,
+    ReportConfig,
+    TrainConfig,
+    check_types,
+    read_config,
+    read_launch,
+)
+from funn.errors import UserError
+from funn.networks import DenseAutoEncoder
+
+CONF = ROOT / "conf"
+TRAIN_GROUPS = (
+    "phase", "defense", "objective", "attacker", "head", "model", "data", "trainer", "logger",
+    "experiment",
+)  # fmt: skip
+EVALUATE_GROUPS = ("attack", "suite")
+
+
+def options(*groups):
+    return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).iterdir())]
+
+
+def read(name, kind, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="test"):
+        cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+        cfg.hydra.job.config_name = name
+        cfg.hydra.runtime.output_dir = "/log/sweep/0"
+        HydraConfig.instance().set_config(cfg)
+        task = compose(name, overrides=list(overrides))
+        return read_config(task, kind)
+
+
+def test_every_file_is_reachable():
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert groups == {*TRAIN_GROUPS, *EVALUATE_GROUPS}
+    files = {path.stem for path in CONF.glob("*.yaml")}
+    assert files == {"train", "evaluate", "report", "shared"}
+
+
+@pytest.mark.parametrize("option", options(*TRAIN_GROUPS))
+def test_every_training_option_is_valid_and_builds(option, tmp_path):
+    config = read("train", TrainConfig, option)
+    for spec in config.defense["stages"].values():
+        build(spec)
+    data = build(config.data, data_dir=tmp_path)
+    model = build(config.model, image_shape=(1, 28, 28), noise=config.attacker["noise"])
+    build(config.head, features=model.features, classes=10)
+    loss = function(config.objective["attacker"])(
+        torch.ones(()), torch.ones(()), beta=config.beta, gamma=config.gamma
+    )
+    assert loss.ndim == 0
+    assert data.val_size == 0
+    assert set(config.phase.stages) <= {"init", "adversarial", "classifier"}
+
+
+@pytest.mark.parametrize("option", options(*EVALUATE_GROUPS))
+def test_every_attack_and_suite_is_valid_and_builds(option):
+    config = read("evaluate", EvaluateConfig, "run=.", option)
+    specs = [config.attack] if config.attack else list(config.suite["attacks"].values())
+    model = DenseAutoEncoder((1, 28, 28), [4], 6)
+    for spec in specs:
+        assert build(spec, model).model is model
+
+
+def test_the_report_config():
+    assert Path(read("report", ReportConfig).output_dir) == ROOT / "outputs"
+
+
+def test_the_defaults_are_the_papers():
+    config = read("train", TrainConfig)
+    assert (config.beta, config.gamma) == (0.01, 5.0)
+    assert (config.init.epochs, config.adversarial.epochs, config.classifier.epochs) == (9, 31, 20)
+    assert (config.init.attacker_lr, config.init.defender_lr) == (1e-3, 5e-4)
+    assert (config.adversarial.attacker_lr, config.adversarial.defender_lr) == (1e-5, 1e-5)
+    assert config.init.batch_size == config.adversarial.batch_size == 128
+    assert config.classifier.lr == 1e-3
+
+
+def test_what_was_typed_is_known():
+    read("train", TrainConfig, "beta=0.02")
+    launch = read_launch()
+    assert launch.choice("defense") == "funn"
+    assert launch.choice("nonsense") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "declared", "message"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1}, "unknown key x.b"),
+        ({"a": 1.5}, {"a": 1}, r"x.a=1.5 must be a whole number"),
+        ({"a": True}, {"a": 1}, "whole number"),
+        ({"a": "1"}, {"a": 1.0}, "must be a number"),
+        ({"a": float("nan")}, {"a": 1.0}, "must be finite"),
+        ({"a": 3}, {"a": "text"}, "must be text"),
+        ({"a": 3}, {"a": [1]}, "must be a list"),
+        ({"a": [1, "b"]}, {"a": [1]}, "whole number"),
+        ({"a": 1}, {"a": {"b": 1}}, "group of keys"),
+    ],
+)
+def test_the_value_in_the_file_declares_the_type(value, declared, message):
+    with pytest.raises(UserError, match=message):
+        check_types("x", value, declared)
+
+
+def test_whole_numbers_are_numbers():
+    check_types("x", {"a": 1, "b": [1, 2], "c": None}, {"a": 1.5, "b": [3], "c": "text"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"_target_": "funn.networks.Nothing"}, "cannot be imported"),
+        ({"_target_": "nothing.at.all"}, "cannot be imported"),
+        ({"features": 3}, "names no _target_"),
+        ({"_target_": "funn.networks.__doc__"}, "not a class or a function"),
+    ],
+)
+def test_a_target_that_does_not_exist(spec, message):
+    with pytest.raises(UserError, match=message):
+        locate(spec)
+
+
+def test_an_option_that_the_target_does_not_take():
+    with pytest.raises(UserError, match="unexpected keyword argument 'colour'"):
+        build(
+            {
+                "_target_": "funn.networks.Head",
+                "features": 1,
+                "classes": 2,
+                "hidden": [],
+                "colour": 3,
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("train.py phase=int", "adversarial, all, classifier, init"),
+        ("train.py betta=1", "unknown key betta"),
+        ("train.py beta=-1", "beta=-1.0 must be above 0"),
+        ("train.py beta=abc", "beta=abc: Value 'abc'"),
+        ("train.py init.epochs=-1", "init.epochs=-1 must be 0 or more"),
+        ("train.py classifier.batch_size=0", "classifier.batch_size=0 must be 1 or more"),
+        ("train.py model.features=abc", "model.features=abc must be a whole number"),
+        ("train.py +model.colour=1", "unknown key model.colour"),
+        ("train.py defense=nope", "classic, funn"),
+        ("train.py model=null", "must be a string or a list"),
+        ("train.py logger.mode=loud", "auto, online, offline, disabled"),
+        ("train.py output_dir=/dev/null/x", "/dev/null/x/log"),
+        ("evaluate.py suite=table1", "missing: give run=..."),
+        ("evaluate.py run=/no suite=table1", "run=/no does not exist"),
+        ("evaluate.py run=x", "give either attack=NAME or suite=NAME"),
+        ("evaluate.py run=x attack=fgsm suite=table1", "give either attack=NAME or suite=NAME"),
+        ("evaluate.py run=x attack=fgsm protocol=lax", "foolbox1, strict"),
+    ],
+)
+def test_a_mistake_is_one_line_before_torch_is_imported(command, says, tmp_path):
+    # A torch that cannot be imported shows that nothing asked for it.
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    script, *overrides = command.split()
+    done = run_command(script, *overrides, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert not done.stdout

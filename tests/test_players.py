@@ -1,0 +1,155 @@
+"""The game against a loop written out by hand from the paper's equations."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from funn.config import TrainerConfig
+from funn.data import TensorBatches
+from funn.errors import UserError
+from funn.fitting import fit
+from funn.networks import DenseAutoEncoder
+from funn.objectives import constrained
+from funn.players import Players
+from funn.seeding import generator
+from funn.stages import Fit
+
+BETA, GAMMA, SEED = 0.05, 5.0, 7
+CPU = TrainerConfig(accelerator="cpu", devices=1)
+
+
+def networks():
+    torch.manual_seed(0)
+    return (
+        DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=3),
+        DenseAutoEncoder((1, 8, 8), [4, 8], 6),
+    )
+
+
+def images():
+    return torch.rand(40, 1, 8, 8, generator=generator("images"))
+
+
+def train(phase, defender_input="clean", epochs=2, folder=None, objective=constrained):
+    attacker, defender = networks()
+    module = Players(
+        ({}, attacker),
+        ({}, defender),
+        phase=phase,
+        objective=partial(objective, beta=BETA, gamma=GAMMA),
+        defender_input=defender_input,
+        attacker_lr=1e-2,
+        defender_lr=5e-3,
+        beta=BETA,
+        seed=SEED,
+        probe=images()[:4],
+        log_every=1,
+    )
+    batches = TensorBatches(images(), torch.zeros(40), 10, SEED)
+    fit(Fit(module, batches, epochs), folder, CPU, [], "test")
+    return attacker, defender, module
+
+
+def by_hand(phase, defender_input="clean", epochs=2):
+    """The same training as a plain loop."""
+    attacker, defender = networks()
+    if phase == "adversarial":
+        attacker.encoder.requires_grad_(False)
+        defender.generator.requires_grad_(False)
+    free = [[p for p in net.parameters() if p.requires_grad] for net in (attacker, defender)]
+    optimizers = [
+        torch.optim.Adam(parameters, lr) for parameters, lr in zip(free, (1e-2, 5e-3), strict=True)
+    ]
+
+    def step(player, loss):
+        gradients = torch.autograd.grad(loss, free[player])
+        for parameter, gradient in zip(free[player], gradients, strict=True):
+            parameter.grad = gradient
+        optimizers[player].step()
+
+    batches = TensorBatches(images(), torch.zeros(40), 10, SEED)
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        for number, (x, _) in enumerate(batches):
+            z = torch.rand(2, 10, 3, generator=generator(SEED, phase, epoch, number))
+            attacked = attacker(x, z[0])
+            loss = ((attacked - x) ** 2).mean()
+            if phase == "adversarial":
+                error = ((x - defender(attacked)) ** 2).mean()
+                loss = loss + GAMMA * torch.relu(BETA - error)
+            step(0, loss)
+            given = x
+            if phase == "adversarial" or defender_input == "attacked":
+                given = attacker(x, z[1]).detach()
+            step(1, ((x - defender(given)) ** 2).mean())
+    return attacker, defender
+
+
+@pytest.mark.parametrize(
+    ("phase", "defender_input"),
+    [("init", "clean"), ("init", "attacked"), ("adversarial", "clean")],
+)
+def test_equals_the_loop_written_by_hand(tmp_path, phase, defender_input):
+    ours = train(phase, defender_input, folder=tmp_path)[:2]
+    theirs = by_hand(phase, defender_input)
+    for mine, other in zip(ours, theirs, strict=True):
+        for (name, a), b in zip(
+            mine.state_dict().items(), other.state_dict().values(), strict=True
+        ):
+            assert torch.equal(a, b), name
+
+
+def test_the_adversarial_phase_moves_only_what_the_paper_leaves_free(tmp_path):
+    before = [dict(net.state_dict()) for net in networks()]
+    attacker, defender, _ = train("adversarial", folder=tmp_path)
+    for net, old, frozen in (
+        (attacker, before[0], "encoder"),
+        (defender, before[1], "generator"),
+    ):
+        moved = {
+            name for name, value in net.state_dict().items() if not torch.equal(value, old[name])
+        }
+        assert moved
+        assert not any(name.startswith(frozen) for name in moved)
+
+
+def test_a_resumed_fit_ends_with_the_same_bits(tmp_path):
+    whole = train("adversarial", epochs=4, folder=tmp_path / "whole")
+    train("adversarial", epochs=2, folder=tmp_path / "parts")  # leaves last.ckpt
+    parts = train("adversarial", epochs=4, folder=tmp_path / "parts")
+    for a, b in zip(whole[:2], parts[:2], strict=True):
+        for name, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[name]), name
+    assert (tmp_path / "whole/metrics.csv").read_text() == (
+        tmp_path / "parts/metrics.csv"
+    ).read_text()
+
+
+def test_a_damaged_resume_file_is_one_clear_line(tmp_path):
+    train("init", epochs=1, folder=tmp_path)
+    resume = tmp_path / "last.ckpt"
+    resume.write_bytes(resume.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
+        train("init", epochs=2, folder=tmp_path)
+
+
+def test_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path):
+    def diverging(perturbation, error, **constants):
+        return constrained(perturbation, error, **constants) * float("nan")
+
+    train("adversarial", epochs=1, folder=tmp_path)
+    good = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=r"attacker_loss became nan in epoch 2: training diverged"):
+        train("adversarial", epochs=4, folder=tmp_path, objective=diverging)
+    assert (tmp_path / "last.ckpt").read_bytes() == good
+
+
+def test_the_metrics_are_the_terms_of_the_equations(tmp_path):
+    _, _, module = train("adversarial", folder=tmp_path)
+    metrics = module.epoch_metrics
+    assert metrics["slack"] == pytest.approx(metrics["error"] - BETA, abs=1e-6)
+    assert metrics["attacker_loss"] >= metrics["perturbation"]
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.startswith("epoch,step,batch/attacker_loss,batch/perturbation,batch/error")
+    assert len(rows) == 2 * 4
