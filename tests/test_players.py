@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from funn.bench import eager_game
 from funn.config import TrainerConfig
 from funn.data import TensorBatches
 from funn.errors import UserError
@@ -51,38 +52,20 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
     return attacker, defender, module
 
 
-def by_hand(phase, defender_input="clean", epochs=2):
-    """The same training as a plain loop."""
+def by_hand(phase, defender_input):
     attacker, defender = networks()
-    if phase == "adversarial":
-        attacker.encoder.requires_grad_(False)
-        defender.generator.requires_grad_(False)
-    free = [[p for p in net.parameters() if p.requires_grad] for net in (attacker, defender)]
-    optimizers = [
-        torch.optim.Adam(parameters, lr) for parameters, lr in zip(free, (1e-2, 5e-3), strict=True)
-    ]
-
-    def step(player, loss):
-        gradients = torch.autograd.grad(loss, free[player])
-        for parameter, gradient in zip(free[player], gradients, strict=True):
-            parameter.grad = gradient
-        optimizers[player].step()
-
-    batches = TensorBatches(images(), torch.zeros(40), 10, SEED)
-    for epoch in range(epochs):
-        batches.set_epoch(epoch)
-        for number, (x, _) in enumerate(batches):
-            z = torch.rand(2, 10, 3, generator=generator(SEED, phase, epoch, number))
-            attacked = attacker(x, z[0])
-            loss = ((attacked - x) ** 2).mean()
-            if phase == "adversarial":
-                error = ((x - defender(attacked)) ** 2).mean()
-                loss = loss + GAMMA * torch.relu(BETA - error)
-            step(0, loss)
-            given = x
-            if phase == "adversarial" or defender_input == "attacked":
-                given = attacker(x, z[1]).detach()
-            step(1, ((x - defender(given)) ** 2).mean())
+    eager_game(
+        attacker,
+        defender,
+        TensorBatches(images(), torch.zeros(40), 10, SEED),
+        phase,
+        epochs=2,
+        learning_rates=(1e-2, 5e-3),
+        beta=BETA,
+        gamma=GAMMA,
+        seed=SEED,
+        attacked_init=defender_input == "attacked",
+    )
     return attacker, defender
 
 

@@ -24,7 +24,8 @@ from funn.metrics import summarize
 from funn.provenance import provenance
 from funn.reconstruction import reconstruction
 from funn.records import write_table
-from funn.stages import CHECKPOINT, RESULT, STATUS, StageFolder, code_hash
+from funn.stage_folder import CHECKPOINT, RESULT, STATUS, StageFolder
+from funn.stages import code_hash
 from funn.tracking import log_evaluation, wandb_run
 
 log = logging.getLogger(__name__)

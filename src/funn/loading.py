@@ -9,7 +9,7 @@ from funn.checkpoint import Saved, load
 from funn.errors import UserError
 from funn.files import read_json
 from funn.networks import AutoEncoder, Classifier
-from funn.stages import CHECKPOINT, RESULT, StageFolder
+from funn.stage_folder import CHECKPOINT, RESULT, StageFolder
 
 # Which stage of a run folder speaks for it, best first.
 _ORDER = ("classifier", "adversarial", "init")

@@ -11,7 +11,7 @@ from funn.config import ReportConfig
 from funn.errors import UserError
 from funn.files import read_json, replace_file
 from funn.paper import TABLE_1, Reported
-from funn.stages import RESULT
+from funn.stage_folder import RESULT
 
 _HEADER = (
     "attack", "encoder", "paper: success", "paper: noise", "protocol", "success tracked",

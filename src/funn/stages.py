@@ -4,33 +4,19 @@ import ast
 import hashlib
 import importlib.util
 import json
-import logging
-import os
-import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch import Callback
 
 from funn.config import TrainConfig
 from funn.data import ImageData, TensorBatches
-from funn.errors import UserError
-from funn.files import read_json, sha256, write_json
 from funn.stage_module import StageModule
-
-log = logging.getLogger(__name__)
-
-CHECKPOINT = "model.ckpt"
-RESULT = "result.json"
-STATUS = "status.json"
 
 
 @dataclass
@@ -66,78 +52,6 @@ class Stage(ABC):
             parent: checkpoint of the stage before; None for the first.
             folder: the stage's own folder.
         """
-
-
-@dataclass(frozen=True)
-class StageFolder:
-    """Where a stage's files lie. Only letters, digits, `.`, `-` and `_` in its name."""
-
-    name: str
-    fingerprint: str
-    path: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """The networks."""
-        return self.path / CHECKPOINT
-
-    def result(self) -> dict[str, Any] | None:
-        """The content of result.json, if this stage is finished and its checkpoint is whole.
-
-        Raises:
-            UserError: if the checkpoint is not the one that result.json speaks of.
-        """
-        status, result = read_json(self.path / STATUS), read_json(self.path / RESULT)
-        if result is None or status is None or status.get("state") != "finished":
-            return None
-        if not self.checkpoint.exists() or sha256(self.checkpoint) != result["checkpoint_sha256"]:
-            raise UserError(
-                f"{self.checkpoint} is damaged or was changed since it was trained: delete "
-                f"{self.path} and run the training command again"
-            )
-        return result
-
-    def write_status(self, state: str, **more: Any) -> None:
-        """Record the state: running, finished, failed or interrupted."""
-        write_json(
-            self.path / STATUS,
-            {
-                "state": state,
-                "stage": self.name,
-                "fingerprint": self.fingerprint,
-                "pid": os.getpid(),
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                **more,
-            },
-        )
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let one process at a time work on the stage; a killed one's lock frees itself."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("%s: waiting for another process that works in %s", self.name, self.path)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextmanager
-    def reporting(self) -> Iterator[None]:
-        """Keep status.json true to what happens inside."""
-        self.write_status("running")
-        try:
-            yield
-        except Exception as error:
-            self.write_status("failed", error=str(error), traceback=traceback.format_exc())
-            raise
-        except BaseException:  # Ctrl-C, SIGTERM
-            self.write_status("interrupted")
-            raise
 
 
 def fingerprint(

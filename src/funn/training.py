@@ -17,7 +17,8 @@ from funn.errors import UserError
 from funn.files import point_link, sha256, write_json
 from funn.fitting import fit, forget
 from funn.provenance import provenance
-from funn.stages import RESULT, Stage, StageFolder, fingerprint
+from funn.stage_folder import RESULT, StageFolder
+from funn.stages import Stage, fingerprint
 from funn.tracking import wandb_run
 
 log = logging.getLogger(__name__)

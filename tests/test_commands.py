@@ -1,0 +1,167 @@
+"""The real commands, as a user types them."""
+
+import csv
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT, SMALL, run_command
+
+import funn
+from funn.synthetic import SyntheticDigits
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_run_folder_holds_what_its_numbers_trace_back_to(outputs):
+    run = (outputs / "latest/funn").resolve()
+    for stage in ("init", "adversarial", "classifier"):
+        folder = run / stage
+        result = read(folder / "result.json")
+        assert result["stage"] == stage
+        assert read(folder / "status.json")["state"] == "finished"
+        assert result["config"]["adversarial"]["epochs"] == 2
+        assert set(result) >= {"metrics", "seed", "fingerprint", "revision", "packages",
+                               "wall_seconds", "checkpoint_sha256", "data_sha256"}  # fmt: skip
+        for parent in result["parents"]:
+            assert (outputs / "train" / parent["path"]).exists()
+        with (folder / "metrics.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        assert rows[-1]["epoch"] == "2"
+        assert not (folder / "last.ckpt").exists()
+    assert [parent["stage"] for parent in result["parents"]] == ["init", "adversarial"]
+    assert list((run / "adversarial/images").glob("*.png"))
+
+
+def test_funn_and_classic_are_a_pair(outputs):
+    runs = [(outputs / "latest" / name).resolve() for name in ("funn", "classic")]
+    assert (runs[0] / "init").resolve() == (runs[1] / "init").resolve()
+    assert not (runs[1] / "adversarial").exists()
+    generators = [funn.load_encoder(run / "init") for run in runs]
+    assert torch.equal(next(generators[0].parameters()), next(generators[1].parameters()))
+
+
+def test_the_same_command_again_trains_nothing(outputs):
+    before = {path: path.stat().st_mtime_ns for path in outputs.glob("train/*/*/model.ckpt")}
+    done = run_command("train.py", *SMALL, f"output_dir={outputs}")
+    assert done.returncode == 0
+    assert done.stderr.count("reused") == 3
+    assert done.stdout.strip() == str((outputs / "latest/funn").resolve())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_sweep_shares_one_init_stage(outputs):
+    done = run_command("train.py", "-m", *SMALL, "beta=0.02,0.03", "phase=init,adversarial",
+                       f"output_dir={outputs}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(outputs.glob("train/init-*"))) == 1
+    betas = [
+        read(path)["config"]["beta"]
+        for path in outputs.glob("train/funn-*/adversarial/result.json")
+    ]
+    assert {0.02, 0.03} <= set(betas)
+
+
+def test_a_phase_without_its_parent_names_the_command_to_run(tmp_path):
+    typed = (*SMALL, f"output_dir={tmp_path}", "seed=5")
+    done = run_command("train.py", "phase=adversarial", *typed)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"python src/train.py phase=init {' '.join(typed)}" in done.stderr
+
+
+def test_evaluation_writes_records_and_figures(outputs):
+    run = outputs / "latest/funn"
+    done = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
+                       f"output_dir={outputs}", "batch_size=16")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    root = outputs / "eval" / run.resolve().name
+    assert done.stdout.strip() == str(root)
+    results = [read(path) for path in root.glob("*/result.json")]
+    trials = {f"{result['attack']} {result['protocol']}" for result in results}
+    assert trials >= {"fgsm strict", "bim strict", "deepfool_l2 strict", "deepfool_l2 foolbox1"}
+    for result in results:
+        folder = root / f"{result['attack']}-{result['protocol']}-{result['fingerprint']}"
+        table = pq.read_table(folder / "records.parquet")
+        assert table["index"].to_pylist() == list(range(60))
+        right = [row["label"] == row["clean_prediction"] for row in table.to_pylist()]
+        assert sum(right) == result["attacked"]
+        assert not list(folder.glob("part-*"))
+        checkpoint = outputs / "train" / result["parents"][0]["path"]
+        assert checkpoint.exists()
+    figures = read(root / "reconstruction.json")
+    assert {"init", "adversarial"} <= figures.keys()
+
+    again = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
+                        f"output_dir={outputs}", "batch_size=16")  # fmt: skip
+    assert again.stderr.count("reused") == len(results)
+
+    told = run_command("report.py", f"output_dir={outputs}")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip().endswith("report/index.html")
+    with (outputs / "report/table1.csv").open() as stream:
+        row = next(row for row in csv.DictReader(stream) if row["attack"].startswith("FGSM"))
+    fgsm = next(result for result in results if result["attack"] == "fgsm")
+    assert row["paper: success"] == "1.61 %"
+    assert row["success tracked"] == f"{100 * fgsm['success_rate']:.2f} %"
+    assert row["run"] in (outputs / "report/table1.md").read_text()
+
+
+def test_an_attack_sweep(outputs):
+    run = outputs / "latest/classic"
+    done = run_command("evaluate.py", "-m", f"run={run}", "attack=deepfool_l2", "attack.steps=1,20",
+                       "images=40", "logger=csv", f"output_dir={outputs}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {
+        result["settings"]["steps"]: result["success_rate"]
+        for path in (outputs / "eval" / run.resolve().name).glob("deepfool_l2-strict-*/result.json")
+        if (result := read(path))["images"] == 40
+    }
+    assert found.keys() == {1, 20}
+    assert found[1] <= found[20]
+
+
+def test_nothing_to_report(tmp_path):
+    done = run_command("report.py", f"output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "suite=table1" in done.stderr
+
+
+def test_networks_can_be_taken_away(outputs):
+    run = outputs / "latest/funn"
+    encoder, classifier = funn.load_encoder(run), funn.load_classifier(run)
+    images = SyntheticDigits(ROOT, 10, 20).test.floats()
+    assert encoder(images).shape == (20, 64)
+    assert torch.equal(classifier(images), classifier.head(encoder(images)))
+    assert not classifier.training
+    same = funn.load_classifier(run / "classifier" / "model.ckpt")
+    assert torch.equal(same(images), classifier(images))
+    # The classifier's encoder is the adversarial stage's defender's, not the init stage's.
+    assert torch.equal(funn.load_encoder(run / "adversarial")(images), encoder(images))
+    assert not torch.equal(funn.load_encoder(run / "init")(images), encoder(images))
+
+
+def test_a_folder_without_a_classifier(outputs):
+    with pytest.raises(funn.errors.UserError, match="no finished classifier"):
+        funn.load_classifier(next(outputs.glob("train/init-*")))
+
+
+def test_a_truncated_checkpoint_is_one_line(outputs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(outputs / "latest/classic", copy, symlinks=False)
+    checkpoint = copy / "classifier/model.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    done = run_command("evaluate.py", f"run={copy}", "attack=fgsm", f"output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "damaged" in done.stderr
+
+
+def test_help_lists_the_groups():
+    done = run_command("train.py", "--help")
+    assert done.returncode == 0
+    assert "defense: classic, funn" in done.stdout

@@ -1,0 +1,152 @@
+import ast
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from funn import stages
+from funn.errors import UserError
+from funn.files import read_json, replace_file, sha256, write_json
+from funn.phases import Adversarial, ClassifierStage, Init
+from funn.stage_folder import StageFolder
+from funn.stages import code_hash, fingerprint
+
+CONFIG = {
+    "seed": 0,
+    "beta": 0.01,
+    "gamma": 5.0,
+    "init": {"epochs": 9},
+    "adversarial": {"epochs": 31},
+    "classifier": {"epochs": 20},
+    "model": {"features": 64},
+    "attacker": {"noise": 16},
+    "head": {"hidden": [64]},
+    "objective": {"attacker": {"_target_": "a"}, "defender_input": "clean"},
+}
+NAMES = {Init: "init", Adversarial: "adversarial", ClassifierStage: "classifier"}
+
+
+def changed(**changes):
+    return CONFIG | changes
+
+
+def of(kind, config=CONFIG, data="data", parent="parent"):
+    return fingerprint(kind(), NAMES[kind], config, data, parent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "depends"),
+    [
+        (Init, {"init": {"epochs": 3}}, True),
+        (Init, {"model": {"features": 32}}, True),
+        (Init, {"attacker": {"noise": 8}}, True),
+        (Init, {"seed": 1}, True),
+        (Init, {"beta": 0.02}, False),  # so that a sweep of betas shares its init stage
+        (Init, {"gamma": 1.0}, False),
+        (Init, {"objective": {"attacker": {"_target_": "b"}, "defender_input": "clean"}}, False),
+        (Init, {"objective": {"attacker": {"_target_": "a"}, "defender_input": "attacked"}}, True),
+        (Init, {"adversarial": {"epochs": 1}}, False),
+        (Adversarial, {"beta": 0.02}, True),
+        (Adversarial, {"gamma": 1.0}, True),
+        (Adversarial, {"adversarial": {"epochs": 1}}, True),
+        (Adversarial, {"classifier": {"epochs": 1}}, False),
+        (ClassifierStage, {"classifier": {"epochs": 1}}, True),
+        (ClassifierStage, {"head": {"hidden": [8]}}, True),
+        (ClassifierStage, {"beta": 0.02}, False),  # its parent's checksum tells
+        (ClassifierStage, {"seed": 1}, True),
+    ],
+)
+def test_a_fingerprint_depends_on_what_the_stage_reads(kind, change, depends):
+    assert (of(kind) != of(kind, changed(**change))) == depends
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_fingerprint_depends_on_data_and_parent(kind):
+    assert len({of(kind), of(kind, data="other"), of(kind, parent="other")}) == 3
+
+
+def test_a_fingerprint_depends_on_torch_and_on_the_code(monkeypatch):
+    before = of(Init)
+    monkeypatch.setattr(stages, "code_hash", lambda module: module)
+    assert of(Init) != before
+    before = of(Init)
+    monkeypatch.setattr(stages.torch, "__version__", "0.0")
+    assert of(Init) != before
+
+
+def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = {
+        "plain": "def f(x):\n    return x + 1\n",
+        "told": '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    # why\n    return  x + 1\n',
+        "other": "def f(x):\n    return x + 2\n",
+    }
+    for name, text in texts.items():
+        ast.parse(text)
+        (tmp_path / f"{name}_module.py").write_text(text)
+    plain, told, other = (code_hash(f"{name}_module") for name in texts)
+    assert plain == told != other
+
+
+@pytest.fixture
+def folder(tmp_path):
+    stage = StageFolder("init", "abc", tmp_path / "init")
+    replace_file(stage.checkpoint, b"weights")
+    write_json(
+        stage.path / "result.json",
+        {"stage": "init", "checkpoint_sha256": sha256(stage.checkpoint)},
+    )
+    return stage
+
+
+def test_a_stage_is_finished_when_its_status_says_so(folder):
+    assert folder.result() is None
+    folder.write_status("running")
+    assert folder.result() is None
+    folder.write_status("finished")
+    assert folder.result() is not None
+
+
+def test_a_checkpoint_that_changed_is_refused(folder):
+    folder.write_status("finished")
+    replace_file(folder.checkpoint, b"weightz")
+    with pytest.raises(UserError, match="damaged or was changed"):
+        folder.result()
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ValueError("no"), "failed"),
+        (SystemExit(143), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_the_status_tells_how_a_stage_ended(folder, error, state):
+    seen = []
+
+    def work():
+        with folder.reporting():
+            seen.append(read_json(folder.path / "status.json")["state"])
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert seen == ["running"]
+    status = read_json(folder.path / "status.json")
+    assert status["state"] == state
+    assert ("ValueError: no" in status.get("traceback", "")) == (state == "failed")
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a" / "file"
+    replace_file(path, b"old")
+    monkeypatch.setattr(Path, "replace", partial(fail))
+    with pytest.raises(OSError, match="disk"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in path.parent.iterdir()] == ["file"]
+
+
+def fail(*arguments):
+    raise OSError("disk")
