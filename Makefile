@@ -1,6 +1,6 @@
 # One interface for people and CI. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help env lock reproduce demo test test-slow lint bench clean
+.PHONY: help env lock reproduce demo test test-slow lint bench reference clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -56,6 +56,9 @@ lint: env ## style and types
 
 bench: env ## speed of training and of the attacks against other code, in one run
 	PYTHONPATH=src $(RUN) -m funn.bench
+
+reference: env ## keep the report's tables under outputs/reference and in the README
+	PYTHONPATH=src $(RUN) -m funn.reference
 
 clean: ## remove outputs and caches; data and .venv stay
 	find outputs -mindepth 1 -maxdepth 1 ! -name .gitignore ! -name reference -exec rm -rf {} +

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,19 @@ SMALL = (
     "logger=csv",
 )
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 def run_command(
-    script: str, *overrides: str, **environment: str
+    script: str, *overrides: str, **environment: str | None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a real command in a process of its own, as a user would."""
+    """Run a real command in a process of its own, as a user would; None unsets a variable."""
+    variables = {**os.environ, "WANDB_MODE": "offline", **environment}
     return subprocess.run(
         [sys.executable, str(ROOT / "src" / script), *overrides],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "WANDB_MODE": "offline", **environment},
+        env={name: value for name, value in variables.items() if value is not None},
     )
 
 

@@ -98,7 +98,7 @@ def test_two_processes_train_a_shared_init_stage_once(tmp_path):
 
 def test_a_job_that_fails_in_a_sweep_leaves_its_traceback_and_the_others_run(tmp_path):
     # A learning rate that no float survives: the loss is not a number after the first step.
-    done = run_command("train.py", "-m", *SMALL, "phase=init", "init.attacker_lr=1e38,1e-3",
+    done = run_command("train.py", "-m", *SMALL, "phase=init", "init.attacker_lr=1e30,1e-3",
                        f"output_dir={tmp_path}")  # fmt: skip
     assert done.returncode == 2
     states = [json.loads(path.read_text()) for path in tmp_path.glob("train/*/init/status.json")]

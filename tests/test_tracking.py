@@ -24,13 +24,38 @@ def runs(folder):
     return found
 
 
-def test_each_stage_and_evaluation_is_one_run_that_ends_as_it_did(tmp_path):
-    sweep = (*WITH_WANDB, "phase=init", "init.attacker_lr=1e38,1e-3", f"output_dir={tmp_path}")
-    # No mode is set and nobody is logged in: no prompt, no crash.
-    done = run_command(
-        "train.py", "-m", *sweep, WANDB_MODE="", HOME=str(tmp_path), WANDB_API_KEY=""
-    )
-    assert done.returncode == 2
+# No mode is set and nobody is logged in.
+def nobody(home):
+    return {"WANDB_MODE": None, "WANDB_API_KEY": None, "HOME": str(home)}
+
+
+def test_a_failed_and_a_finished_job_are_two_runs_in_their_states(tmp_path):
+    sweep = (*WITH_WANDB, "phase=init", "init.attacker_lr=1e30,1e-3", f"output_dir={tmp_path}")
+    done = run_command("train.py", "-m", *sweep, **nobody(tmp_path))
+    assert done.returncode == 2, done.stderr
     failed, finished = runs(tmp_path)
-    print(json.dumps(finished)[:3000])
-    assert failed != finished
+    assert (failed["state"], failed["exit_code"]) == ("failed", 1)
+    assert (finished["state"], finished["exit_code"]) == ("finished", 0)
+    assert failed["config"]["init"]["attacker_lr"] == 1e30
+
+
+def test_each_stage_and_evaluation_is_one_run_and_a_reused_stage_none(tmp_path):
+    typed = (*WITH_WANDB, f"output_dir={tmp_path}")
+    assert run_command("train.py", *typed, **nobody(tmp_path)).returncode == 0
+    stages = runs(tmp_path)
+    assert [run["name"].split("-")[1] for run in stages] == ["init", "adversarial", "classifier"]
+    assert stages[1]["config"]["beta"] == 0.01
+    result = json.loads((tmp_path / "latest/funn/adversarial/result.json").read_text())
+    for name in ("attacker_loss", "slack", "defender_clean"):
+        assert stages[1]["summary"][f"epoch/{name}"] == pytest.approx(result["metrics"][name])
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
+
+    assert run_command("train.py", *typed, **nobody(tmp_path)).returncode == 0
+    assert len(runs(tmp_path)) == 3
+
+    attack = ("attack=fgsm", "images=50", f"run={tmp_path}/latest/funn", f"output_dir={tmp_path}")
+    done = run_command("evaluate.py", *attack, **nobody(tmp_path))
+    assert done.returncode == 0, done.stderr
+    evaluation = runs(tmp_path)[3]
+    assert evaluation["state"] == "finished"
+    assert evaluation["summary"]["fgsm/strict/images"] == 50

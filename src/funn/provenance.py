@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def provenance() -> dict[str, Any]:
     import torch
 
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "revision": git_revision(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),

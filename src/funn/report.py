@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from funn.config import ReportConfig
 from funn.errors import UserError
 from funn.files import read_json, replace_file
-from funn.paper import TABLE_1, Reported
+from funn.paper import TABLE_1, Reported, Row
 from funn.stage_folder import RESULT
 
 _HEADER = (
@@ -18,6 +18,7 @@ _HEADER = (
     "success verified", "noise tracked", "noise verified", "rounding", "attacked", "images",
     "clean accuracy", "run",
 )  # fmt: skip
+_PROTOCOLS = ("foolbox1", "strict")
 _LEGEND = (
     "Success is the share of the images that the classifier gets right (the attacked ones) that "
     "the attack saw misclassified (tracked), and that a float64 copy of the classifier still "
@@ -53,14 +54,16 @@ def report(config: ReportConfig) -> Path:
             f"nothing to report under {root / 'eval'}: "
             "run `python src/evaluate.py run=outputs/latest/funn suite=table1` first"
         )
-    tables = [table_1(results)]
+    tables = [overview(results), table_1(results)]
     folder = root / "report"
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
     replace_file(folder / "index.html", page(tables, origin(results)).encode())
+    replace_file(folder / "origin.txt", f"{origin(results)}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
+    print(origin(results))
     return folder / "index.html"
 
 
@@ -76,26 +79,48 @@ def collect(root: Path) -> list[dict[str, Any]]:
 
 
 def table_1(results: Sequence[dict[str, Any]]) -> Table:
-    """Table 1: for each of its rows and encoders the paper's cell and each of our protocols.
+    """Table 1 in full: a row for each attack, encoder and protocol."""
+    rows = [
+        [row.title, encoder, *_cells(reported, result)]
+        for row in TABLE_1
+        for encoder, reported in row.cells.items()
+        for protocol in _PROTOCOLS
+        if (result := find(results, row, encoder, protocol)) is not None
+    ]
+    return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows)
 
-    Of several evaluations of the same cell the one with the most images counts, and of those the
-    newest.
-    """
+
+def overview(results: Sequence[dict[str, Any]]) -> Table:
+    """Table 1 in short: success (tracked, verified) and noise of each protocol in one cell."""
     rows = []
     for row in TABLE_1:
         for encoder, reported in row.cells.items():
-            for protocol in ("foolbox1", "strict"):
-                found = [
-                    result
-                    for result in results
-                    if (result["attack"], result["defense"]) == (row.attack, encoder)
-                    and result["protocol"] == protocol
-                    and row.steps in (None, result["settings"].get("steps"))
-                ]
-                if found:
-                    best = max(enumerate(found), key=lambda item: (item[1]["images"], item[0]))[1]
-                    rows.append([row.title, encoder, *_cells(reported, best)])
-    return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows)
+            found = [find(results, row, encoder, protocol) for protocol in _PROTOCOLS]
+            paper = f"{percent(reported.success_rate)} / {noise(reported.noise_level)}"
+            rows.append([row.title, encoder, paper, *(_short(result) for result in found)])
+    header = ("attack", "encoder", "paper", *_PROTOCOLS)
+    return Table("overview", "Success (verified) / noise level", header, rows)
+
+
+def find(
+    results: Sequence[dict[str, Any]], row: Row, encoder: str, protocol: str
+) -> dict[str, Any] | None:
+    """The result for a cell: of several the one of the most images, and of those the newest."""
+    found = [
+        (result["images"], age, result)
+        for age, result in enumerate(results)
+        if (result["attack"], result["defense"], result["protocol"])
+        == (row.attack, encoder, protocol)
+        and row.steps in (None, result["settings"].get("steps"))
+    ]
+    return max(found)[2] if found else None
+
+
+def _short(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "-"
+    verified = percent(result["success_rate_verified"])
+    return f"{percent(result['success_rate'])} ({verified}) / {noise(result['noise_level'])}"
 
 
 def _cells(reported: Reported, result: dict[str, Any]) -> list[str]:
@@ -126,10 +151,11 @@ def noise(level: float | None) -> str:
 
 
 def origin(results: Sequence[dict[str, Any]]) -> str:
-    """One line that says which revisions and seeds the results come from."""
+    """One line that says when, and from which revisions and seeds, the results come."""
     revisions = sorted({str(result["revision"]) for result in results})
     seeds = sorted({int(result["seed"]) for result in results})
-    return f"Revision {', '.join(revisions)}; seed {', '.join(map(str, seeds))}."
+    date = max(str(result["date"]) for result in results)
+    return f"{date}, revision {', '.join(revisions)}, seed {', '.join(map(str, seeds))}."
 
 
 def markdown(table: Table) -> str:
