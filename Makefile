@@ -55,7 +55,11 @@ lint: env ## style and types
 	$(BIN)/mypy
 
 bench: env ## speed of training and of the attacks against other code, in one run
+	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/foolbox2 foolbox==2.4.0
+	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/peers \
+	  adv-lib==0.2.8 adversarial-robustness-toolbox==1.20.1 scikit-learn joblib threadpoolctl six narwhals
 	PYTHONPATH=src $(RUN) -m funn.bench
+	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
 
 reference: env ## keep the report's tables under outputs/reference and in the README
 	PYTHONPATH=src $(RUN) -m funn.reference

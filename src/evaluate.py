@@ -4,7 +4,8 @@ import hydra
 from omegaconf import DictConfig
 
 from funn.cli import job, run
-from funn.config import EvaluateConfig, read_config, read_launch
+from funn.config import read_config, read_launch, read_trials
+from funn.schema import EvaluateConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -14,11 +15,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _evaluate(cfg: DictConfig) -> None:
-    config, launch = read_config(cfg, EvaluateConfig), read_launch()
+    config, trials, launch = read_config(cfg, EvaluateConfig), read_trials(cfg), read_launch()
     # Only now: torch takes seconds to import, a mistake should not.
     from funn.evaluation import evaluate
 
-    print(evaluate(config, launch))
+    print(evaluate(config, trials, launch))
 
 
 if __name__ == "__main__":

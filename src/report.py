@@ -4,7 +4,8 @@ import hydra
 from omegaconf import DictConfig
 
 from funn.cli import job, run
-from funn.config import ReportConfig, read_config
+from funn.config import read_config
+from funn.schema import ReportConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

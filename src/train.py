@@ -4,7 +4,8 @@ import hydra
 from omegaconf import DictConfig
 
 from funn.cli import job, run
-from funn.config import TrainConfig, read_config, read_launch
+from funn.config import read_config, read_launch
+from funn.schema import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -1,5 +1,6 @@
 """Every YAML file composes, is valid, and builds; every mistake is one clear line."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from funn.build import build, function, locate
-from funn.config import (
-    EvaluateConfig,
-    ReportConfig,
-    TrainConfig,
-    check_types,
-    read_config,
-    read_launch,
-)
+from funn.config import check_types, read_config, read_launch, read_trials
 from funn.errors import UserError
 from funn.networks import DenseAutoEncoder
+from funn.schema import EvaluateConfig, ReportConfig, TrainConfig
 
 CONF = ROOT / "conf"
 TRAIN_GROUPS = (
@@ -32,14 +27,25 @@ def options(*groups):
     return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).iterdir())]
 
 
-def read(name, kind, *overrides):
+@contextmanager
+def composed(name, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="test"):
         cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
         cfg.hydra.job.config_name = name
         cfg.hydra.runtime.output_dir = "/log/sweep/0"
         HydraConfig.instance().set_config(cfg)
-        task = compose(name, overrides=list(overrides))
-        return read_config(task, kind)
+        yield compose(name, overrides=list(overrides))
+
+
+def read(name, kind, *overrides):
+    with composed(name, *overrides) as cfg:
+        return read_config(cfg, kind)
+
+
+def trials(*overrides):
+    with composed("evaluate", "run=.", *overrides) as cfg:
+        read_config(cfg, EvaluateConfig)
+        return read_trials(cfg)
 
 
 def test_every_file_is_reachable():
@@ -67,11 +73,37 @@ def test_every_training_option_is_valid_and_builds(option, tmp_path):
 
 @pytest.mark.parametrize("option", options(*EVALUATE_GROUPS))
 def test_every_attack_and_suite_is_valid_and_builds(option):
-    config = read("evaluate", EvaluateConfig, "run=.", option)
-    specs = [config.attack] if config.attack else list(config.suite["attacks"].values())
     model = DenseAutoEncoder((1, 28, 28), [4], 6)
-    for spec in specs:
-        assert build(spec, model).model is model
+    found = trials(option)
+    assert found
+    for trial in found:
+        assert build(trial.spec, model).model is model
+
+
+def test_table_1_has_each_attack_under_each_protocol():
+    found = {f"{trial.name} {trial.protocol}": trial for trial in trials("suite=table1")}
+    both = ("deepfool_l2", "deepfool_linf", "fgsm", "bim", "local_search")
+    expected = {f"{name} {protocol}" for name in both for protocol in ("strict", "foolbox1")}
+    assert found.keys() == expected | {"single_pixel both"}
+    for trial in found.values():
+        assert trial.spec.get("protocol", "both") == trial.protocol
+        assert trial.images == (1000 if trial.name in ("local_search", "single_pixel") else None)
+    assert found["deepfool_l2 strict"].spec["steps"] == 1000
+
+
+def test_how_many_images_an_attack_takes():
+    assert trials("attack=local_search")[0].images == 1000
+    assert trials("attack=local_search", "images=7")[0].images == 7
+    assert trials("attack=fgsm")[0].images is None
+    assert {trial.images for trial in trials("suite=table1", "images=7")} == {7}
+    assert {trial.images for trial in trials("suite=quick")} == {200}
+
+
+def test_one_attack_runs_under_the_protocol_that_was_typed():
+    (trial,) = trials("attack=deepfool_l2", "attack.steps=3", "protocol=foolbox1")
+    assert trial.protocol == trial.spec["protocol"] == "foolbox1"
+    assert trial.spec["steps"] == 3
+    assert [trial.protocol for trial in trials("attack=torchattacks_deepfool")] == ["both"]
 
 
 def test_the_report_config():
@@ -160,7 +192,7 @@ def test_an_option_that_the_target_does_not_take():
         ("train.py model=null", "must be a string or a list"),
         ("train.py logger.mode=loud", "auto, online, offline, disabled"),
         ("train.py output_dir=/dev/null/x", "/dev/null/x/log"),
-        ("evaluate.py suite=table1", "missing: give run=..."),
+        ("evaluate.py suite=table1", "missing: give either run=FOLDER"),
         ("evaluate.py run=/no suite=table1", "run=/no does not exist"),
         ("evaluate.py run=x", "give either attack=NAME or suite=NAME"),
         ("evaluate.py run=x attack=fgsm suite=table1", "give either attack=NAME or suite=NAME"),

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from funn.bench import eager_game
-from funn.config import TrainerConfig
 from funn.data import TensorBatches
 from funn.errors import UserError
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder
 from funn.objectives import constrained
 from funn.players import Players
+from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
 

@@ -1,6 +1,7 @@
 """Run an attack over a set of images, part by part, and record what became of each image."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +15,17 @@ from tqdm import tqdm
 from funn.attacks.base import BatchedAttack, untouched
 from funn.attacks.result import AttackResult
 from funn.data import Images, to_unit
-from funn.records import read_table, records, referee, write_table
+from funn.examples import write_examples
+from funn.records import margins, read_seconds, read_table, records, referee, write_table
 
-# Images attacked, measured and written at a time: what a kill can cost.
+# Images attacked, measured and written at a time, unless the attack says: what a kill can cost.
 _PART = 1000
 
 
 def attack_parts(
     attack: Any, folder: Path, model: nn.Module, images: Images, batch_size: int, label: str
-) -> Iterator[pa.Table]:
-    """Yield the records of each part in order, attacking what an earlier run has not written.
+) -> None:
+    """Write the records of each part, attacking what an earlier run has not written.
 
     Args:
         attack: any attack with torchattacks' interface, on `model`.
@@ -34,23 +36,36 @@ def attack_parts(
         label: text of the progress bar.
     """
     judge = referee(model)
-    total = len(images.labels)
+    total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
     with tqdm(total=total, desc=label, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for first in range(0, total, _PART):
+        for first in range(0, total, size):
             path = folder / f"part-{first:07d}.parquet"
-            labels = images.labels[first : first + _PART]
+            labels = images.labels[first : first + size]
             if not path.exists():
-                x = to_unit(images.images[first : first + _PART])
+                start = time.perf_counter()
+                x = to_unit(images.images[first : first + size])
                 predictions = predict(model, x, batch_size)
                 result = run_attack(attack, x, labels, predictions, batch_size)
-                write_table(path, records(judge, first, x, labels, predictions, result))
+                table = records(judge, first, x, labels, predictions, result)
+                if first == 0:
+                    write_examples(folder / "examples.png", x, result.adversarials)
+                write_table(path, table, seconds=time.perf_counter() - start)
             bar.update(len(labels))
-            yield read_table(path)
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parts that lie in a folder."""
+    """The parts that lie in a folder, in the order of their images."""
     return sorted(folder.glob("part-*.parquet"))
+
+
+def merge(folder: Path, path: Path) -> float:
+    """Join the parts in a folder into one file of records.
+
+    Returns:
+        Seconds that all parts took, whichever process attacked them.
+    """
+    write_table(path, pa.concat_tables([read_table(part) for part in parts(folder)]))
+    return sum(read_seconds(part) for part in parts(folder))
 
 
 def run_attack(
@@ -68,6 +83,7 @@ def run_attack(
     right = predictions == labels
     adversarials, success, step = images.clone(), ~right, torch.where(right, -1, 0)
     forwards, backwards = torch.zeros_like(step), torch.zeros_like(step)
+    closest = torch.full((len(images),), torch.inf)
     targets = torch.arange(len(images))[right]
     if isinstance(attack, BatchedAttack):
         # It cuts its own batches, and fills them up again as images finish.
@@ -78,7 +94,8 @@ def run_attack(
         adversarials[batch] = part.adversarials
         success[batch], step[batch] = part.success, part.step
         forwards[batch], backwards[batch] = part.forwards, part.backwards
-    return AttackResult(adversarials, success, step, forwards, backwards)
+        closest[batch] = part.closest
+    return AttackResult(adversarials, success, step, closest, forwards, backwards)
 
 
 def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
@@ -95,8 +112,11 @@ def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
     unknown = torch.full((len(images),), -1)
     forwards, backwards = (torch.full_like(unknown, round(n / len(images))) for n in passes)
     finite = adversarials.flatten(1).isfinite().all(1)  # the argmax of NaN is no success
-    success = finite & (predict(model, adversarials, len(images)) != labels)
-    return AttackResult(adversarials, success, unknown, forwards, backwards)
+    with torch.no_grad():
+        logits = model(adversarials)
+    success = finite & (logits.argmax(1) != labels)
+    closest = margins(logits, labels).abs()
+    return AttackResult(adversarials, success, unknown, closest, forwards, backwards)
 
 
 @contextmanager

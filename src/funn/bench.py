@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from funn.classifier import HeadTraining
-from funn.config import ROOT, TrainerConfig
+from funn.config import ROOT
 from funn.data import TensorBatches
 from funn.files import write_json
 from funn.fitting import fit
@@ -25,6 +25,7 @@ from funn.networks import AutoEncoder, DenseAutoEncoder, Head
 from funn.objectives import constrained
 from funn.players import PlayerPhase, Players
 from funn.provenance import provenance
+from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
 

@@ -1,189 +1,32 @@
-"""The configuration: typed, checked before torch is imported, and the only place that knows `cfg`.
+"""Hydra's `cfg` turned into checked dataclasses, before torch is imported.
 
-`conf/*.yaml` holds the values, this module their types and ranges. Groups with a `_target_`
-(model, attack, ...) are open: there the value in the YAML file declares the type.
+The only module that knows `cfg`.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from funn.errors import UserError
+from funn.schema import (
+    PROTOCOLS,
+    EvaluateConfig,
+    Launch,
+    Node,
+    ReportConfig,
+    TrainConfig,
+    Trial,
+    require,
+)
 
-Node = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
-
-
-@dataclass
-class PlayersConfig:
-    """How one of the two phases of the game is trained."""
-
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    attacker_lr: float = MISSING
-    defender_lr: float = MISSING
-
-
-@dataclass
-class ClassifierConfig:
-    """How the head is trained."""
-
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-
-
-@dataclass
-class PhaseConfig:
-    """Which stages to run."""
-
-    stages: list[str] = MISSING
-
-
-@dataclass
-class TrainerConfig:
-    """What Lightning trains on."""
-
-    accelerator: str = MISSING
-    devices: int = MISSING
-
-    def __post_init__(self) -> None:
-        at_least("trainer.devices", self.devices, 1)
-
-
-@dataclass
-class LoggerConfig:
-    """Whether W&B mirrors the files, and how."""
-
-    wandb: bool = MISSING
-    mode: str = "auto"
-    project: str = "funn"
-    entity: str | None = None
-
-    def __post_init__(self) -> None:
-        modes = ("auto", "online", "offline", "disabled")
-        require(self.mode in modes, f"logger.mode={self.mode} must be one of {', '.join(modes)}")
-
-
-@dataclass
-class TrainConfig:
-    """Everything that `python src/train.py` reads. Values and their sources: conf/train.yaml."""
-
-    beta: float = MISSING
-    gamma: float = MISSING
-    seed: int = MISSING
-    reuse: bool = MISSING
-    log_every: int = MISSING
-    image_every: int = MISSING
-    data_dir: str = MISSING
-    output_dir: str = MISSING
-    init: PlayersConfig = MISSING
-    adversarial: PlayersConfig = MISSING
-    classifier: ClassifierConfig = MISSING
-    phase: PhaseConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    logger: LoggerConfig = MISSING
-    defense: Node = MISSING
-    objective: Node = MISSING
-    attacker: Node = MISSING
-    head: Node = MISSING
-    model: Node = MISSING
-    data: Node = MISSING
-
-    def __post_init__(self) -> None:
-        above("beta", self.beta, 0)
-        at_least("gamma", self.gamma, 0)
-        at_least("seed", self.seed, 0)
-        at_least("log_every", self.log_every, 1)
-        at_least("image_every", self.image_every, 1)
-        for stage in ("init", "adversarial", "classifier"):
-            for name, value in dataclasses.asdict(getattr(self, stage)).items():
-                key = f"{stage}.{name}"
-                if name.endswith("lr"):
-                    above(key, value, 0)
-                else:
-                    at_least(key, value, {"epochs": 0, "batch_size": 1}[name])
-
-    def resolved(self) -> Node:
-        """All values as plain dictionaries."""
-        return dataclasses.asdict(self)
-
-
-@dataclass
-class EvaluateConfig:
-    """Everything that `python src/evaluate.py` reads. Values: conf/evaluate.yaml."""
-
-    run: str = MISSING
-    attack: Node | None = None
-    suite: Node | None = None
-    protocol: str = MISSING
-    images: int | None = None
-    batch_size: int = MISSING
-    reuse: bool = MISSING
-    data_dir: str = MISSING
-    output_dir: str = MISSING
-    logger: LoggerConfig = MISSING
-
-    def __post_init__(self) -> None:
-        require(
-            (self.attack is None) != (self.suite is None),
-            "give either attack=NAME or suite=NAME (and not both), e.g. suite=table1",
-        )
-        protocols = ("foolbox1", "strict")
-        require(
-            self.protocol in protocols,
-            f"protocol={self.protocol} must be one of {', '.join(protocols)}",
-        )
-        require(
-            Path(self.run).exists(),
-            f"run={self.run} does not exist: give the folder that src/train.py printed last, "
-            "such as outputs/latest/funn",
-        )
-        at_least("batch_size", self.batch_size, 1)
-        if self.images is not None:
-            at_least("images", self.images, 1)
-
-    def resolved(self) -> Node:
-        """All values as plain dictionaries."""
-        return dataclasses.asdict(self)
-
-
-@dataclass
-class ReportConfig:
-    """Everything that `python src/report.py` reads."""
-
-    data_dir: str = MISSING
-    output_dir: str = MISSING
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How the command was started.
-
-    Attributes:
-        group: joins what one command (a sweep, a pipeline) trains.
-        overrides: what the user typed.
-        choices: the option chosen of each configuration group.
-    """
-
-    group: str
-    overrides: tuple[str, ...]
-    choices: Mapping[str, str | None]
-
-    def choice(self, group: str) -> str | None:
-        """The option chosen of a group; None if none was."""
-        return self.choices.get(group)
-
 
 for _name, _node in (
     ("train_schema", TrainConfig),
@@ -218,6 +61,35 @@ def read_config(cfg: DictConfig, kind: type[Config]) -> Config:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
     return config
+
+
+def read_trials(cfg: DictConfig) -> list[Trial]:
+    """Return what a valid evaluation's `cfg` asks for: each attack under each of its protocols.
+
+    An attack depends on the protocol if its YAML file mentions `${protocol}`. How many images it
+    takes: `images=`, or else the suite's, or else the attack's own number.
+    """
+    suite = cfg.suite
+    wanted = [cfg.protocol] if suite is None else list(suite.protocols)
+    limit = cfg.images or (None if suite is None else suite.images)
+    under = {protocol: _attacks_under(cfg, protocol) for protocol in PROTOCOLS}
+    trials = []
+    for name in under["strict"]:
+        same = under["strict"][name] == under["foolbox1"][name]
+        for protocol in ["both"] if same else wanted:
+            spec = dict(under[wanted[0] if same else protocol][name])
+            own = spec.pop("images", None)
+            trials.append(Trial(name, protocol, limit or own, spec))
+    return trials
+
+
+def _attacks_under(cfg: DictConfig, protocol: str) -> Node:
+    cfg = cfg.copy()
+    cfg.protocol = protocol
+    name = HydraConfig.get().runtime.choices.get("attack")
+    attacks = {name: cfg.attack} if cfg.suite is None else cfg.suite.attacks
+    resolved = {key: OmegaConf.to_container(spec, resolve=True) for key, spec in attacks.items()}
+    return {str(key): spec for key, spec in resolved.items()}
 
 
 def read_launch() -> Launch:
@@ -261,19 +133,3 @@ def check_types(key: str, value: Any, declared: Any) -> None:
 def _article(declared: Any) -> str:
     names = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
     return names.get(type(declared), "a value")
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise a UserError with the message unless `holds`."""
-    if not holds:
-        raise UserError(message)
-
-
-def above(name: str, value: float, bound: float) -> None:
-    """Require a finite value above a bound."""
-    require(math.isfinite(value) and value > bound, f"{name}={value} must be above {bound}")
-
-
-def at_least(name: str, value: float, bound: float) -> None:
-    """Require a finite value of at least a bound."""
-    require(math.isfinite(value) and value >= bound, f"{name}={value} must be {bound} or more")

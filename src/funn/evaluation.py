@@ -1,126 +1,98 @@
-"""Attack a trained classifier on the official test images, outside the Trainer."""
+"""Attack a classifier on the official test images, outside the Trainer."""
 
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
-from torch import nn
 
-from funn.attacking import attack_parts, parts
+from funn import victims
+from funn.attacking import attack_parts, merge, parts
 from funn.build import build, locate
-from funn.config import EvaluateConfig, Launch
 from funn.data import ImageData, Images
 from funn.errors import UserError
 from funn.files import read_json, write_json
-from funn.loading import Run, find_run, load_classifier
-from funn.metrics import summarize
+from funn.metrics import iteration_curve, summarize, within_steps
 from funn.provenance import provenance
 from funn.reconstruction import reconstruction
-from funn.records import write_table
-from funn.stage_folder import CHECKPOINT, RESULT, STATUS, StageFolder
-from funn.stages import code_hash
+from funn.records import read_table
+from funn.schema import EvaluateConfig, Launch, Trial
+from funn.stage_folder import RESULT, STATUS, StageFolder
+from funn.stages import code_hash, modules_behind
 from funn.tracking import log_evaluation, wandb_run
+from funn.victims import Victim
 
 log = logging.getLogger(__name__)
 
 RECORDS = "records.parquet"
-# What an attack's records depend on, next to its own module.
-_SOURCES = ("funn.attacking", "funn.records", "funn.metrics", "funn.attacks.base")
+# What an attack's records depend on, next to the modules of the attack.
+_SOURCES = ("funn.attacking", "funn.records", "funn.seeding")
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One attack under one protocol.
-
-    Attributes:
-        name: the attack's name in the configuration.
-        protocol: "strict" or "foolbox1".
-        spec: the attack's target and settings.
-    """
-
-    name: str
-    protocol: str
-    spec: Mapping[str, Any]
-
-
-def evaluate(config: EvaluateConfig, launch: Launch) -> Path:
-    """Attack one classifier by an attack or a suite, and write records and figures.
+def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) -> Path:
+    """Attack one classifier, and write records and figures.
 
     Returns:
-        The folder `outputs/eval/<run>` that holds one folder for each attack and protocol.
+        The folder `outputs/eval/<victim>` that holds one folder for each attack and protocol.
 
     Raises:
-        UserError: if there is no such run, or an attack cannot be built.
+        UserError: if there is no such victim, or an attack cannot be built.
     """
-    run = find_run(config.run)
-    model = load_classifier(run.folder)
-    data: ImageData = build(run.result["config"]["data"], data_dir=Path(config.data_dir))
-    limit = config.images or (config.suite or {}).get("images")
-    test = Images(data.test.images[:limit], data.test.labels[:limit])
-    root = Path(config.output_dir) / "eval" / run.name
+    victim, data = prepare(config, launch)
+    root = Path(config.output_dir) / "eval" / victim.name
     done = []
     with wandb_run(
         config.logger,
         launch,
-        name=f"{run.name}-{launch.choice('suite') or launch.choice('attack')}",
+        name=f"{victim.name}-{launch.choice('suite') or launch.choice('attack')}",
         job_type="evaluation",
         config=config.resolved(),
         folder=Path(config.output_dir),
     ) as tracker:
-        for trial in trials(config, launch):
-            folder = locate_trial(root, trial, run, test)
-            run_trial(trial, folder, config, run, model, test)
+        for trial in trials:
+            test = Images(data.test.images[: trial.images], data.test.labels[: trial.images])
+            folder = locate_trial(root, trial, victim, test)
+            run_trial(trial, folder, config, victim, test)
             log.info("%s", line(folder))
             done.append(folder)
-        write_json(root / "reconstruction.json", reconstruction(run, test))
+        if victim.run is not None:
+            write_json(root / "reconstruction.json", reconstruction(victim.run, data.test))
         if tracker is not None:
             log_evaluation(tracker, [folder.path for folder in done])
     return root
 
 
-def trials(config: EvaluateConfig, launch: Launch) -> list[Trial]:
-    """Return the attacks to run, each under each protocol that it has.
-
-    An attack without a `protocol` setting (those of torchattacks) is a fixed-epsilon attack and
-    belongs to `strict`.
+def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
+    """Return the classifier to attack and its data.
 
     Raises:
-        UserError: if nothing is left to run.
+        UserError: if either cannot be had, or `data=` was typed for a run of ours.
     """
-    if config.suite is not None:
-        attacks, protocols = config.suite["attacks"], config.suite["protocols"]
+    if config.run is not None:
+        if any(item.startswith("data=") for item in launch.overrides):
+            raise UserError("run= is attacked on the data that it was trained for: leave out data=")
+        victim = victims.trained(config.run)
+        spec: Mapping[str, Any] = victim.facts["trained"]["data"]
     else:
-        assert config.attack is not None
-        attacks = {str(launch.choice("attack")): config.attack}
-        protocols = [config.protocol]
-    chosen = [
-        Trial(name, protocol, dict(spec) | ({"protocol": protocol} if "protocol" in spec else {}))
-        for name, spec in attacks.items()
-        for protocol in protocols
-        if "protocol" in spec or protocol == "strict"
-    ]
-    if not chosen:
-        raise UserError(f"{', '.join(attacks)} has no protocol {config.protocol}: use strict")
-    return chosen
+        assert config.victim is not None
+        victim, spec = victims.own(config.victim), config.data
+    data: ImageData = build(spec, data_dir=Path(config.data_dir))
+    victims.check(victim, data.test.floats(2), data.test.labels)
+    return victim, data
 
 
-def locate_trial(root: Path, trial: Trial, run: Run, test: Images) -> StageFolder:
+def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> StageFolder:
     """Return the trial's folder; its name holds the hash of all that its records depend on."""
+    sources = [*_SOURCES, *modules_behind(locate(trial.spec).__module__, "funn.attacks")]
     facts = {
-        "classifier": run.result["checkpoint_sha256"],
+        "classifier": victim.digest,
         "attack": dict(trial.spec),
         "images": test.checksum(),
         "torch": torch.__version__,
-        "sources": {
-            module: code_hash(module) for module in (*_SOURCES, locate(trial.spec).__module__)
-        },
+        "sources": {name: code_hash(name) for name in sources},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{trial.name}-{trial.protocol}"
@@ -128,14 +100,9 @@ def locate_trial(root: Path, trial: Trial, run: Run, test: Images) -> StageFolde
 
 
 def run_trial(
-    trial: Trial,
-    folder: StageFolder,
-    config: EvaluateConfig,
-    run: Run,
-    model: nn.Module,
-    test: Images,
+    trial: Trial, folder: StageFolder, config: EvaluateConfig, victim: Victim, test: Images
 ) -> None:
-    """Attack the test images in parts, or reuse what is finished."""
+    """Attack the test images part by part, or reuse what is finished."""
     with folder.locked():
         if not config.reuse:
             for part in parts(folder.path):
@@ -144,33 +111,16 @@ def run_trial(
             log.info("%s: reused %s", folder.name, folder.path)
             return
         with folder.reporting():
-            start = time.perf_counter()
-            attack = build(trial.spec, model)
-            table = pa.concat_tables(
-                attack_parts(attack, folder.path, model, test, config.batch_size, folder.name)
-            )
-            write_table(folder.path / RECORDS, table)
+            attack = build(trial.spec, victim.model)
+            attack_parts(attack, folder.path, victim.model, test, config.batch_size, folder.name)
+            seconds = merge(folder.path, folder.path / RECORDS)
             write_json(
                 folder.path / RESULT,
                 {
-                    "attack": trial.name,
-                    "protocol": trial.protocol,
-                    "settings": dict(trial.spec),
-                    **summarize(table),
-                    "seconds": round(time.perf_counter() - start, 2),
-                    "run": run.name,
-                    "defense": run.result["defense"],
-                    "seed": run.result["seed"],
+                    **figures(folder.path / RECORDS, trial, config),
+                    "seconds": round(seconds, 2),
                     "fingerprint": folder.fingerprint,
-                    "parents": [
-                        {
-                            "stage": run.result["stage"],
-                            "path": f"{run.name}/{run.result['stage']}/{CHECKPOINT}",
-                            "sha256": run.result["checkpoint_sha256"],
-                        },
-                        *run.result["parents"],
-                    ],
-                    "data": run.result["config"]["data"],
+                    **victim.facts,
                     "config": config.resolved(),
                     **provenance(),
                 },
@@ -178,6 +128,22 @@ def run_trial(
         folder.write_status("finished")
         for part in parts(folder.path):
             part.unlink()
+
+
+def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
+    """Sum up records: the attack as it was run and, of DeepFool, after fewer iterations too."""
+    table = read_table(path)
+    content = {
+        "attack": trial.name,
+        "protocol": trial.protocol,
+        "settings": dict(trial.spec),
+        **summarize(table),
+    }
+    if getattr(locate(trial.spec), "stops_at_success", False):
+        steps = [n for n in (config.suite or {}).get("iterations", []) if n <= trial.spec["steps"]]
+        content["iterations"] = {str(n): summarize(within_steps(table, n)) for n in steps}
+        content["curve"] = iteration_curve(table)
+    return content
 
 
 def finished(folder: StageFolder) -> bool:

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from funn.checkpoint import read
-from funn.config import TrainerConfig
 from funn.files import replace_file
 from funn.metric_log import MetricLog
+from funn.schema import TrainerConfig
 from funn.stage_module import StageModule
 from funn.stages import Fit
 

@@ -19,7 +19,9 @@ def summarize(records: pa.Table) -> dict[str, Any]:
     prediction), `success_rate_verified` of verified ones (see `records`). Each rate has a Wilson
     95 % interval. `noise_level` (Eq. 9) is the mean L2 norm over successes, an L2 norm and not an
     mse; `median_l2` counts failures as infinite, and is None when it is. `rounding_share` is the
-    share of tracked successes whose |margin| is below 1e-4.
+    share of tracked successes whose |margin| is below 1e-4; `rounding_decided` counts the attacked
+    images that came so close to the boundary on their way that another batch size or order may
+    give another result.
     """
     column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
     right = column["label"] == column["clean_prediction"]
@@ -42,9 +44,45 @@ def summarize(records: pa.Table) -> dict[str, Any]:
         "median_l2": _median_with_failures(l2[right], tracked[right]),
         "median_l2_verified": _median_with_failures(l2[right], verified[right]),
         "rounding_share": _ratio(int((tracked & near).sum()), int(tracked.sum())),
+        "rounding_decided": int((right & (column["closest"] < ROUNDING_MARGIN)).sum()),
         "mean_step": _mean(column["step"][tracked & (column["step"] >= 0)]),
         "forwards_per_image": _mean(column["forwards"][right]),
         "backwards_per_image": _mean(column["backwards"][right]),
+    }
+
+
+def within_steps(records: pa.Table, steps: int) -> pa.Table:
+    """The records that a run of fewer steps would have written, of an attack that stops at success.
+
+    Its successes are those of the longer run up to there, image by image; what had not succeeded
+    by then is a failure. (Its passes are not known and stay those of the longer run.)
+    """
+    step = records["step"].to_numpy(zero_copy_only=False)
+    inside = (step >= 0) & (step <= steps)
+    for name in ("success_tracked", "success_verified"):
+        column = records[name].to_numpy(zero_copy_only=False) & inside
+        index = records.schema.get_field_index(name)
+        records = records.set_column(index, name, pa.array(column))
+    return records
+
+
+def iteration_curve(records: pa.Table) -> dict[str, list[Any]]:
+    """Success rate against the number of iterations, at each number where it rises.
+
+    Returns:
+        `steps` and, of the attacked images, the share that had succeeded by then: `tracked` and
+        `verified`.
+    """
+    column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
+    right = column["label"] == column["clean_prediction"]
+    step = column["step"][right]
+    tracked, verified = column["success_tracked"][right], column["success_verified"][right]
+    steps = np.unique(step[tracked])
+    total = max(len(step), 1)
+    return {
+        "steps": steps.tolist(),
+        "tracked": [float((tracked & (step <= n)).sum() / total) for n in steps],
+        "verified": [float((verified & (step <= n)).sum() / total) for n in steps],
     }
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from funn.build import build_module, function
 from funn.checkpoint import Saved, load
 from funn.classifier import HeadTraining, encode
-from funn.config import TrainConfig, require
 from funn.data import ImageData, TensorBatches
 from funn.image_grid import ImageGrid
 from funn.networks import AutoEncoder, Classifier
 from funn.players import PlayerPhase, Players
+from funn.schema import TrainConfig, require
 from funn.seeding import seeded
 from funn.stages import Fit, Stage
 

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         "l2": pa.float64(),
         "linf": pa.float64(),
         "margin": pa.float64(),
+        "closest": pa.float64(),
         "forwards": pa.int64(),
         "backwards": pa.int64(),
     }
@@ -50,7 +51,8 @@ def records(
 
     `success_verified`: the returned float32 image is misclassified by the float64 copy, lies in
     [0, 1] and is finite. `margin` = z_label minus the highest other logit there, in float64:
-    negative for a misclassified image.
+    negative for a misclassified image. `closest` is the least |margin| that the attack itself saw
+    on its way, in float32.
 
     Args:
         judge: the float64 copy of the classifier.
@@ -80,6 +82,7 @@ def records(
         "l2": distance.norm(p=2, dim=1),
         "linf": distance.abs().amax(1),
         "margin": margin,
+        "closest": result.closest.double(),
         "forwards": result.forwards,
         "backwards": result.backwards,
     }
@@ -100,13 +103,19 @@ def input_hash(image: Tensor) -> str:
     return hashlib.sha256(image.contiguous().cpu().numpy().data).hexdigest()[:16]
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file, whole or not at all."""
+def write_table(path: Path, table: pa.Table, seconds: float | None = None) -> None:
+    """Write a Parquet file, whole or not at all; `seconds` is kept beside the rows."""
+    facts = None if seconds is None else {"seconds": repr(seconds)}
     stream = pa.BufferOutputStream()
-    pq.write_table(table, stream)
+    pq.write_table(table.replace_schema_metadata(facts), stream)
     replace_file(path, stream.getvalue().to_pybytes())
 
 
 def read_table(path: Path) -> pa.Table:
     """Read a Parquet file of records."""
-    return pq.read_table(path, schema=SCHEMA)
+    return pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+
+
+def read_seconds(path: Path) -> float:
+    """Read what `write_table` kept beside the rows."""
+    return float(pq.read_schema(path).metadata[b"seconds"])

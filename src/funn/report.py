@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from funn.config import ReportConfig
 from funn.errors import UserError
 from funn.files import read_json, replace_file
-from funn.paper import TABLE_1, Reported, Row
+from funn.paper import ITERATIONS, TABLE_1, Reported, Row
+from funn.schema import ReportConfig
 from funn.stage_folder import RESULT
 
 _HEADER = (
@@ -82,7 +82,7 @@ def table_1(results: Sequence[dict[str, Any]]) -> Table:
     """Table 1 in full: a row for each attack, encoder and protocol."""
     rows = [
         [row.title, encoder, *_cells(reported, result)]
-        for row in TABLE_1
+        for row in (*TABLE_1, *ITERATIONS)
         for encoder, reported in row.cells.items()
         for protocol in _PROTOCOLS
         if (result := find(results, row, encoder, protocol)) is not None
@@ -93,7 +93,7 @@ def table_1(results: Sequence[dict[str, Any]]) -> Table:
 def overview(results: Sequence[dict[str, Any]]) -> Table:
     """Table 1 in short: success (tracked, verified) and noise of each protocol in one cell."""
     rows = []
-    for row in TABLE_1:
+    for row in (*TABLE_1, *ITERATIONS):
         for encoder, reported in row.cells.items():
             found = [find(results, row, encoder, protocol) for protocol in _PROTOCOLS]
             paper = f"{percent(reported.success_rate)} / {noise(reported.noise_level)}"
@@ -106,14 +106,24 @@ def find(
     results: Sequence[dict[str, Any]], row: Row, encoder: str, protocol: str
 ) -> dict[str, Any] | None:
     """The result for a cell: of several the one of the most images, and of those the newest."""
-    found = [
-        (result["images"], age, result)
-        for age, result in enumerate(results)
-        if (result["attack"], result["defense"], result["protocol"])
-        == (row.attack, encoder, protocol)
-        and row.steps in (None, result["settings"].get("steps"))
-    ]
-    return max(found)[2] if found else None
+    cells = []
+    for age, result in enumerate(results):
+        if (result["attack"], result["defense"]) != (row.attack, encoder):
+            continue
+        if result["protocol"] not in (protocol, "both"):
+            continue
+        cell = at_steps(result, row.steps)
+        if cell is not None:
+            cells.append((cell["images"], age, cell))
+    return max(cells)[2] if cells else None
+
+
+def at_steps(result: dict[str, Any], steps: int | None) -> dict[str, Any] | None:
+    """The figures after so many iterations (None: as it was run), if the result has them."""
+    if steps in (None, result["settings"].get("steps")):
+        return result
+    shorter = result.get("iterations", {}).get(str(steps))
+    return None if shorter is None else {**result, **shorter}
 
 
 def _short(result: dict[str, Any] | None) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from funn.config import TrainConfig
 from funn.data import ImageData, TensorBatches
+from funn.schema import TrainConfig
 from funn.stage_module import StageModule
 
 
@@ -85,15 +85,31 @@ def select(config: Mapping[str, Any], key: str) -> Any:
 @cache
 def code_hash(module: str) -> str:
     """Hash a module's code without its comments, docstrings and layout."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text())
+    tree = _tree(module)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = list(_without_docstrings(body))  # type: ignore[attr-defined]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def modules_behind(module: str, package: str) -> list[str]:
+    """The modules of `package` that a module imports, through any number of steps, and itself."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        for node in ast.walk(_tree(name)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+                waiting += {str(node.module)} - found
+    return sorted(found)
+
+
+def _tree(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text())
 
 
 def _without_docstrings(body: Iterable[ast.AST]) -> Iterable[ast.AST]:

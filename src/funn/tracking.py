@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funn.config import Launch, LoggerConfig
 from funn.files import read_json
+from funn.schema import Launch, LoggerConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -61,7 +61,7 @@ def wandb_run(
 
 
 def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
-    """Log the figures of each attack as a table and as a summary."""
+    """Log the figures of each attack as a table and as a summary, and its picture."""
     import wandb
 
     results = [read_json(folder / "result.json") or {} for folder in folders]
@@ -70,7 +70,12 @@ def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
         table.add_data(*(result[name] for name in ("attack", "protocol", *_FIGURES)))
         for name in _FIGURES:
             run.summary[f"{result['attack']}/{result['protocol']}/{name}"] = result[name]
-    run.log({"attacks": table})
+    pictures = {
+        f"{result['attack']}/{result['protocol']}": wandb.Image(str(folder / "examples.png"))
+        for folder, result in zip(folders, results, strict=True)
+        if (folder / "examples.png").exists()
+    }
+    run.log({"attacks": table, **pictures})
 
 
 def _open(

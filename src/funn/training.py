@@ -11,12 +11,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from funn.build import build
 from funn.checkpoint import save
-from funn.config import Launch, TrainConfig
 from funn.data import ImageData
 from funn.errors import UserError
 from funn.files import point_link, sha256, write_json
 from funn.fitting import fit, forget
 from funn.provenance import provenance
+from funn.schema import Launch, TrainConfig
 from funn.stage_folder import RESULT, StageFolder
 from funn.stages import Stage, fingerprint
 from funn.tracking import wandb_run

@@ -75,9 +75,12 @@ class BatchedAttack(Attack):  # type: ignore[misc]
         model: images (N, C, H, W) in [0, 1] to logits (N, classes).
 
     Attributes:
+        images_per_part: how many images an evaluation attacks between two writes of its records.
         batch_size: most images in one forward pass. It changes the speed, and results by rounding
             only.
     """
+
+    images_per_part = 1000
 
     def __init__(self, name: str, model: nn.Module) -> None:
         super().__init__(name, model)

@@ -1,5 +1,7 @@
 """Basic iterative method (Kurakin et al. 2016), the "Iterative" FGSM of the paper's tables."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -154,7 +156,13 @@ def _search(
     ranks = torch.arange(_SIZES, device=device).repeat_interleave(len(active))
     for row, rank in zip(rows.split(batch_size), ranks.split(batch_size), strict=True):
         batch = active[row]
-        way = _way(model, images[batch], labels[batch], gradients[row], sizes[rank].float(), steps)
+
+        def see(logits: Tensor, batch: Tensor = batch) -> None:
+            tally.look(batch, logits, labels[batch])
+
+        way = _way(
+            model, images[batch], labels[batch], gradients[row], sizes[rank].float(), steps, see
+        )
         for k in rank.unique().tolist():  # within one rank no image occurs twice
             here = rank == k
             owner = batch[here]
@@ -167,12 +175,17 @@ def _search(
             shown = closer | nearest[owner].isinf()
             tally.adversarials[owner[shown]] = best[shown]
     tally.success[active] = nearest[active].isfinite()
-    tally.forwards[active] += _SIZES * steps
     tally.backwards[active] += _SIZES * (steps - 1)
 
 
 def _way(
-    model: Model, clean: Tensor, labels: Tensor, gradient: Tensor, sizes: Tensor, steps: int
+    model: Model,
+    clean: Tensor,
+    labels: Tensor,
+    gradient: Tensor,
+    sizes: Tensor,
+    steps: int,
+    see: Callable[[Tensor], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take all steps of some size each.
 
@@ -183,6 +196,7 @@ def _way(
         gradient: at the clean images (B, C, H, W).
         sizes: (B,).
         steps: number of steps.
+        see: is shown the logits (B, K) of each step.
 
     Returns:
         Squared distance (B,) of the nearest success, inf for none; that image, or the last one
@@ -198,6 +212,7 @@ def _way(
         if number < steps:
             gradient = cross_entropy_gradient(logits, labels, x)
         x = x.detach()
+        see(logits.detach())
         wrong = fooled(logits.detach(), labels)
         first = torch.where(wrong & (first == 0), number, first)
         distance = (x - clean).double().square().sum((1, 2, 3))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from funn.attacks.base import Model
-from funn.attacks.tally import fooled
+from funn.attacks.tally import Tally, fooled
 
 # Candidates of one image that are tried between two looks at what is left to do. It does not
 # depend on the batch size, so the number of forward passes does not either.
@@ -29,7 +29,8 @@ def first_fooling(
     labels: Tensor,
     counts: Tensor,
     batch_size: int,
-) -> tuple[Tensor, Tensor]:
+    tally: Tally,
+) -> Tensor:
     """Find each image's first candidate that is predicted wrong.
 
     Args:
@@ -39,14 +40,17 @@ def first_fooling(
         labels: of the images (N,).
         counts: candidates of each image (N,).
         batch_size: most images in one forward pass.
+        tally: where the passes are counted: some more than up to the first wrong candidate,
+            because they are tried in rounds.
 
     Returns:
-        int64 (N,), the position of the first wrong one, -1 for none; int64 (N,), how many were
-        tried, which are some more than that because they are tried in rounds.
+        int64 (N,), the position of the first wrong one, -1 for none.
     """
 
     def wrong(owners: Tensor, positions: Tensor) -> Tensor:
-        return fooled(model(candidates(owners, positions)), labels[owners])
+        logits = model(candidates(owners, positions))
+        tally.look(owners, logits, labels[owners])
+        return fooled(logits, labels[owners])
 
     first, tried = torch.full_like(counts, -1), torch.zeros_like(counts)
     ranks = torch.arange(_ROUND, device=counts.device)
@@ -60,4 +64,4 @@ def first_fooling(
         hit = hits.any(1)
         # int: argmax takes no bool, and its first maximum is the first True.
         first[active[hit]] = positions[hit, hits[hit].int().argmax(1)]
-    return first, tried
+    return first

@@ -34,9 +34,15 @@ class DeepFool(BatchedAttack):
             accumulated, the overshoot applies to the whole of it, the box is applied last), or
             "foolbox1", the paper's tool (each step is overshot and clipped).
 
+    Attributes:
+        stops_at_success: an image's result does not change once it is fooled, so the results of
+            fewer steps can be read off those of more.
+
     Raises:
         ValueError: for a value that is out of range.
     """
+
+    stops_at_success = True
 
     def __init__(
         self,
@@ -111,7 +117,8 @@ def deepfool(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result; `step` counts the updates before the first wrong prediction.
+        The result; `step` counts the updates before the first wrong prediction. A failure is
+        returned as the clean image: it is no adversarial image of any distance.
     """
     count = len(images)
     state = _State(images, overshoot, protocol)
@@ -140,7 +147,7 @@ def deepfool(
             moved = state.move(batch[kept], moves[kept], steps - number)
             going.append(batch[kept][moved])
         active = torch.cat(going) if going else active[:0]
-    tally.adversarials = state.current
+    tally.adversarials = torch.where(tally.success[:, None, None, None], state.current, images)
     return tally.result()
 
 

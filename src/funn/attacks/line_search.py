@@ -81,9 +81,7 @@ def _search(
         def candidates(owners: Tensor, positions: Tensor) -> Tensor:
             return _moved(images[owners], directions[owners], grids[owners, positions])
 
-        found, tried = first_fooling(model, candidates, labels, counts, batch_size)
-        tally.forwards += tried
-        return found
+        return first_fooling(model, candidates, labels, counts, batch_size, tally)
 
     counts = torch.zeros_like(tally.step)
     counts[active] = _GRID

@@ -41,6 +41,8 @@ class LocalSearch(BatchedAttack):
         ValueError: for a value that is out of range.
     """
 
+    images_per_part = 100
+
     def __init__(
         self,
         model: nn.Module,

@@ -16,6 +16,9 @@ class AttackResult:
             step 0, for an image that was misclassified from the start: it is returned unchanged.
         step: int64 (N,), the step at which that happened; -1 for a failure, or where the attack
             does not say.
+        closest: float (N,), the least |z_label - highest other logit| among the predictions that
+            decided what the attack did. Where it is tiny, rounding decided, and another batch
+            size may give another result. Infinite where nothing was predicted.
         forwards: int64 (N,), forward passes of each image.
         backwards: int64 (N,), backward passes (vector-Jacobian products) of each image; those of
             its batch that it did not need are not counted.
@@ -24,5 +27,6 @@ class AttackResult:
     adversarials: Tensor
     success: Tensor
     step: Tensor
+    closest: Tensor
     forwards: Tensor
     backwards: Tensor

@@ -23,6 +23,8 @@ class SinglePixel(BatchedAttack):
         ValueError: for a value that is out of range.
     """
 
+    images_per_part = 200
+
     def __init__(self, model: nn.Module, max_pixels: int = 1000, seed: int = 0) -> None:
         if max_pixels < 1:
             raise ValueError(f"max_pixels={max_pixels} must be 1 or more")
@@ -74,13 +76,12 @@ def single_pixel(
     def candidates(owners: Tensor, positions: Tensor) -> Tensor:
         return _with_pixel(images[owners], codes[owners, positions])
 
-    first, tried = first_fooling(model, candidates, labels, counts, batch_size)
+    first = first_fooling(model, candidates, labels, counts, batch_size, tally)
     found = (first >= 0).nonzero()[:, 0]
     if len(found):
         tally.adversarials[found] = candidates(found, first[found])
     tally.success[found] = True
     tally.step[found] = first[found] + 1
-    tally.forwards += tried
     return tally.result()
 
 

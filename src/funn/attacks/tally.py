@@ -17,6 +17,7 @@ class Tally:
         adversarials: the images as they are now, (N, C, H, W).
         success: see `AttackResult`, as the rest.
         step: see `AttackResult`.
+        closest: see `AttackResult`.
         forwards: see `AttackResult`.
         backwards: see `AttackResult`.
     """
@@ -26,6 +27,7 @@ class Tally:
         self.adversarials = images.clone()
         self.success = torch.zeros(count, dtype=torch.bool, device=device)
         self.step = torch.full((count,), -1, device=device)
+        self.closest = torch.full((count,), torch.inf, device=device)
         self.forwards = torch.zeros_like(self.step)
         self.backwards = torch.zeros_like(self.step)
 
@@ -42,15 +44,34 @@ class Tally:
             bool (B,), which images are still predicted right, by finite logits.
         """
         wrong = fooled(logits, labels)
-        self.forwards[batch] += 1
+        self.look(batch, logits, labels)
         self.success[batch] = wrong
         self.step[batch] = torch.where(wrong, step, -1)
         return logits.isfinite().all(1) & ~wrong
 
+    def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count one forward pass of each row, and keep how close it was.
+
+        Args:
+            owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
+            logits: (B, K).
+            labels: of the rows (B,).
+        """
+        self.forwards.index_add_(0, owners, torch.ones_like(owners))
+        own = logits.gather(1, labels[:, None])[:, 0]
+        others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+        close = (own - others).abs().nan_to_num(nan=0.0).to(self.closest)
+        self.closest.scatter_reduce_(0, owners, close, "amin")
+
     def result(self) -> AttackResult:
         """Return what is known now."""
         return AttackResult(
-            self.adversarials, self.success, self.step, self.forwards, self.backwards
+            self.adversarials,
+            self.success,
+            self.step,
+            self.closest,
+            self.forwards,
+            self.backwards,
         )
 
 

@@ -1,0 +1,222 @@
+"""The configuration's types and ranges; `conf/*.yaml` holds the values.
+
+Groups with a `_target_` (model, attack, ...) are open: there the value in the YAML file declares
+the type.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from funn.errors import UserError
+
+Node = dict[str, Any]
+PROTOCOLS = ("foolbox1", "strict")
+
+
+@dataclass
+class PlayersConfig:
+    """How one of the two phases of the game is trained."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    attacker_lr: float = MISSING
+    defender_lr: float = MISSING
+
+
+@dataclass
+class ClassifierConfig:
+    """How the head is trained."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class PhaseConfig:
+    """Which stages to run."""
+
+    stages: list[str] = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning trains on."""
+
+    accelerator: str = MISSING
+    devices: int = MISSING
+
+    def __post_init__(self) -> None:
+        at_least("trainer.devices", self.devices, 1)
+
+
+@dataclass
+class LoggerConfig:
+    """Whether W&B mirrors the files, and how."""
+
+    wandb: bool = MISSING
+    mode: str = "auto"
+    project: str = "funn"
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        modes = ("auto", "online", "offline", "disabled")
+        require(self.mode in modes, f"logger.mode={self.mode} must be one of {', '.join(modes)}")
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `python src/train.py` reads. Values and their sources: conf/train.yaml."""
+
+    beta: float = MISSING
+    gamma: float = MISSING
+    seed: int = MISSING
+    reuse: bool = MISSING
+    log_every: int = MISSING
+    image_every: int = MISSING
+    data_dir: str = MISSING
+    output_dir: str = MISSING
+    init: PlayersConfig = MISSING
+    adversarial: PlayersConfig = MISSING
+    classifier: ClassifierConfig = MISSING
+    phase: PhaseConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    defense: Node = MISSING
+    objective: Node = MISSING
+    attacker: Node = MISSING
+    head: Node = MISSING
+    model: Node = MISSING
+    data: Node = MISSING
+
+    def __post_init__(self) -> None:
+        above("beta", self.beta, 0)
+        at_least("gamma", self.gamma, 0)
+        at_least("seed", self.seed, 0)
+        at_least("log_every", self.log_every, 1)
+        at_least("image_every", self.image_every, 1)
+        for stage in ("init", "adversarial", "classifier"):
+            for name, value in dataclasses.asdict(getattr(self, stage)).items():
+                key = f"{stage}.{name}"
+                if name.endswith("lr"):
+                    above(key, value, 0)
+                else:
+                    at_least(key, value, {"epochs": 0, "batch_size": 1}[name])
+
+    def resolved(self) -> Node:
+        """All values as plain dictionaries."""
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `python src/evaluate.py` reads. Values: conf/evaluate.yaml."""
+
+    run: str | None = None
+    victim: str | None = None
+    attack: Node | None = None
+    suite: Node | None = None
+    data: Node = MISSING
+    protocol: str = MISSING
+    images: int | None = None
+    batch_size: int = MISSING
+    reuse: bool = MISSING
+    data_dir: str = MISSING
+    output_dir: str = MISSING
+    logger: LoggerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(
+            (self.attack is None) != (self.suite is None),
+            "give either attack=NAME or suite=NAME (and not both), e.g. suite=table1",
+        )
+        asked = [self.protocol] if self.suite is None else self.suite["protocols"]
+        for protocol in asked:
+            require(
+                protocol in PROTOCOLS,
+                f"protocol={protocol} must be one of {', '.join(PROTOCOLS)}",
+            )
+        require(
+            (self.run is None) != (self.victim is None),
+            "missing: give either run=FOLDER (what src/train.py printed last, such as "
+            "outputs/latest/funn) or victim=package.module:callable",
+        )
+        if self.run is not None:
+            require(
+                Path(self.run).exists(),
+                f"run={self.run} does not exist: give the folder that src/train.py printed last, "
+                "such as outputs/latest/funn",
+            )
+        at_least("batch_size", self.batch_size, 1)
+        if self.images is not None:
+            at_least("images", self.images, 1)
+
+    def resolved(self) -> Node:
+        """All values as plain dictionaries."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack under one protocol.
+
+    Attributes:
+        name: the attack's name in the configuration.
+        protocol: "strict", "foolbox1", or "both" for an attack that is the same under either.
+        images: it is run on the first so many; None for all.
+        spec: the attack's target and settings.
+    """
+
+    name: str
+    protocol: str
+    images: int | None
+    spec: Node
+
+
+@dataclass
+class ReportConfig:
+    """Everything that `python src/report.py` reads."""
+
+    data_dir: str = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the command was started.
+
+    Attributes:
+        group: joins what one command (a sweep, a pipeline) trains.
+        overrides: what the user typed.
+        choices: the option chosen of each configuration group.
+    """
+
+    group: str
+    overrides: tuple[str, ...]
+    choices: Mapping[str, str | None]
+
+    def choice(self, group: str) -> str | None:
+        """The option chosen of a group; None if none was."""
+        return self.choices.get(group)
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise a UserError with the message unless `holds`."""
+    if not holds:
+        raise UserError(message)
+
+
+def above(name: str, value: float, bound: float) -> None:
+    """Require a finite value above a bound."""
+    require(math.isfinite(value) and value > bound, f"{name}={value} must be above {bound}")
+
+
+def at_least(name: str, value: float, bound: float) -> None:
+    """Require a finite value of at least a bound."""
+    require(math.isfinite(value) and value >= bound, f"{name}={value} must be {bound} or more")
