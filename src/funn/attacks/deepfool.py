@@ -14,8 +14,9 @@ Norm = Literal["l2", "linf"]
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
 _TINY = 1e-8
-# `strict` adds this to |f|, as the original authors and Foolbox 3 do to the same end: without it
-# the iterate creeps to the boundary from inside and crosses by rounding only.
+# `strict` adds this to |f|; the original authors and Foolbox 3 add it, to the same end, to the
+# length of the step. Without it the iterate creeps to the boundary from inside and crosses by
+# rounding only.
 _PUSH = {"strict": 1e-4, "foolbox1": 0.0}
 
 
