@@ -77,13 +77,15 @@ def test_a_phase_without_its_parent_names_the_command_to_run(tmp_path):
 def test_evaluation_writes_records_and_figures(outputs):
     run = outputs / "latest/funn"
     done = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
-                       f"output_dir={outputs}", "batch_size=16")  # fmt: skip
+                       f"output_dir={outputs}", "suite.attacks.local_search.R=5")  # fmt: skip
     assert done.returncode == 0, done.stderr
     root = outputs / "eval" / run.resolve().name
     assert done.stdout.strip() == str(root)
     results = [read(path) for path in root.glob("*/result.json")]
     trials = {f"{result['attack']} {result['protocol']}" for result in results}
-    assert trials >= {"fgsm strict", "bim strict", "deepfool_l2 strict", "deepfool_l2 foolbox1"}
+    assert trials >= {"fgsm strict", "bim foolbox1", "deepfool_l2 strict", "single_pixel both"}
+    deepfool = next(result for result in results if result["attack"] == "deepfool_l2")
+    assert deepfool["iterations"].keys() == {"50", "200", "1000"}
     for result in results:
         folder = root / f"{result['attack']}-{result['protocol']}-{result['fingerprint']}"
         table = pq.read_table(folder / "records.parquet")
@@ -97,7 +99,7 @@ def test_evaluation_writes_records_and_figures(outputs):
     assert {"init", "adversarial"} <= figures.keys()
 
     again = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
-                        f"output_dir={outputs}", "batch_size=16")  # fmt: skip
+                        f"output_dir={outputs}", "suite.attacks.local_search.R=5")  # fmt: skip
     assert again.stderr.count("reused") == len(results)
 
     told = run_command("report.py", f"output_dir={outputs}")

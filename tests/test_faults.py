@@ -118,15 +118,33 @@ def test_a_forced_stage_is_trained_again_to_the_same_bits(uninterrupted):
     assert weights(uninterrupted, "adversarial") == before
 
 
-def test_a_killed_evaluation_goes_on(uninterrupted, tmp_path):
-    run = uninterrupted / "latest/funn"
-    typed = (f"run={run}", "attack=deepfool_l2", "logger=csv", "attack.steps=300")
+def test_a_killed_suite_goes_on_and_attacks_no_image_twice(tmp_path):
+    # Two parts of the local search, so that it can be killed between them.
+    typed = (*SMALL, "data.test_size=200", "defense=classic", f"output_dir={tmp_path}")
+    assert run_command("train.py", *typed).returncode == 0
+    run = tmp_path / "latest/classic"
+    attack = (f"run={run}", "suite=table1", "suite.attacks.local_search.R=20", "logger=csv")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_command("evaluate.py", *typed, f"output_dir={whole}").returncode == 0
-    process = start("evaluate.py", *typed, f"output_dir={parts}")
-    wait_for(lambda: list(parts.glob("eval/*/*/status.json")), process)
+    assert run_command("evaluate.py", *attack, f"output_dir={whole}").returncode == 0
+
+    process = start("evaluate.py", *attack, f"output_dir={parts}")
+    wait_for(lambda: list(parts.glob("eval/*/local_search-*/part-0000000.parquet")), process)
     process.kill()
     process.wait()
-    assert run_command("evaluate.py", *typed, f"output_dir={parts}").returncode == 0
-    records = [next(folder.glob("eval/*/*/records.parquet")) for folder in (whole, parts)]
-    assert records[0].read_bytes() == records[1].read_bytes()
+    (first,) = parts.glob("eval/*/local_search-*/part-0000000.parquet")
+    before = first.stat().st_mtime_ns
+    finished = len(list(parts.glob("eval/*/*/result.json")))
+    assert finished > 0
+
+    process = start("evaluate.py", *attack, f"output_dir={parts}")
+    wait_for(lambda: list(parts.glob("eval/*/local_search-*/part-0000100.parquet")), process)
+    assert not first.exists() or first.stat().st_mtime_ns == before
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stderr.count("reused") >= finished
+
+    records = [sorted(folder.glob("eval/*/*/records.parquet")) for folder in (whole, parts)]
+    assert len(records[0]) == len(records[1]) == 11
+    for one, other in zip(*records, strict=True):
+        assert one.parent.name == other.parent.name
+        assert one.read_bytes() == other.read_bytes()
