@@ -366,6 +366,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "attack").glob("*.yaml"))
 def test_every_configuration_attacks(path: Path, protocol: str) -> None:
     config = OmegaConf.merge({"protocol": protocol}, {"attack": OmegaConf.load(path)})
     model = Network()
+    config.attack.pop("images", None)  # how many an evaluation attacks
     attack = instantiate(config.attack, model=model)
     images, labels = draw(model, 2)
     assert attack(images, labels).shape == images.shape
