@@ -1,6 +1,6 @@
 # One interface for people and CI. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help env lock reproduce demo test test-slow lint bench reference clean
+.PHONY: help env lock data reproduce demo test test-slow lint bench reference clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -24,6 +24,9 @@ env: .venv/.installed ## make .venv with the locked packages
 
 lock: ## resolve requirements.in again into requirements.lock
 	$(BIN)/uv pip compile requirements.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+data: env ## fetch and check MNIST
+	PYTHONPATH=src $(RUN) -c "from funn.config import ROOT; from funn.idx_files import MNIST; MNIST(ROOT / 'data').load()"
 
 TRAIN = $(RUN) src/train.py $(ARGS)
 DEMO = export FUNN_OUTPUT_DIR=$(CURDIR)/outputs/demo
