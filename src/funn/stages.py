@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def fingerprint(
     """
     facts = {
         "stage": name,
-        "keys": {key: select(config, key) for key in stage.keys},
+        "keys": own_settings(stage, config),
         "data": data_checksum,
         "parent": parent,
         "seed": config["seed"],
@@ -74,12 +74,11 @@ def fingerprint(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def select(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value under a dotted key of nested mappings."""
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
+def own_settings(stage: Stage, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a stage reads, by dotted key."""
+    return {
+        key: reduce(lambda value, part: value[part], key.split("."), config) for key in stage.keys
+    }
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from funn.fitting import fit, forget
 from funn.provenance import provenance
 from funn.schema import Launch, TrainConfig
 from funn.stage_folder import RESULT, StageFolder
-from funn.stages import Stage, fingerprint
+from funn.stages import Stage, fingerprint, own_settings
 from funn.tracking import wandb_run
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,15 @@ def train(config: TrainConfig, launch: Launch) -> Path:
     data: ImageData = build(config.data, data_dir=Path(config.data_dir))
     checksum = data.train.checksum()
     done: list[StageFolder] = []
+    settings = {"seed": config.seed, "data": config.data}
     for name, stage in stages.items():
         parent = done[-1] if done else None
+        settings = {**settings, **own_settings(stage, config.resolved())}
         folder = locate(config, name, fingerprint(
             stage, name, config.resolved(), checksum, sha256(parent.checkpoint) if parent else None
         ))  # fmt: skip
         if name in wanted:
-            run_stage(stage, folder, config, launch, data, done)
+            run_stage(stage, folder, config, launch, data, done, settings)
         elif folder.result() is None:
             raise missing(config, launch, wanted[0], folder)
         done.append(folder)
@@ -98,8 +100,12 @@ def run_stage(
     launch: Launch,
     data: ImageData,
     parents: list[StageFolder],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Train one stage in its folder, or reuse it, or go on from its last finished epoch."""
+    """Train one stage in its folder, or reuse it, or go on from its last finished epoch.
+
+    `settings` are the values, by dotted key, that it and its parents depend on.
+    """
     with folder.locked():
         if config.reuse and folder.result() is not None:
             log.info("%s: reused %s", folder.name, folder.path)
@@ -128,6 +134,7 @@ def run_stage(
                     "data_sha256": data.train.checksum(),
                     "parents": [_parent(folder, parent) for parent in parents],
                     "wall_seconds": round(time.perf_counter() - start, 2),
+                    "settings": settings,
                     "config": config.resolved(),
                     **provenance(),
                 },

@@ -54,6 +54,7 @@ def trained(path: str) -> Victim:
         "seed": result["seed"],
         "parents": [own, *result["parents"]],
         "trained": result["config"],
+        "settings_trained": result["settings"],
     }
     return Victim(run.name, load_classifier(run.folder), own["sha256"], run, facts)
 
@@ -89,6 +90,7 @@ def own(name: str) -> Victim:
         "seed": None,
         "parents": [],
         "trained": None,
+        "settings_trained": None,
     }
     return Victim(label, model.eval(), digest.hexdigest(), None, facts)
 
