@@ -4,13 +4,14 @@ The only module that knows `cfg`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from funn.schema import (
@@ -104,6 +105,30 @@ def read_launch() -> Launch:
         overrides=tuple(hydra.overrides.task),
         choices=dict(hydra.runtime.choices),
     )
+
+
+def declared_training(defense: str, keys: Sequence[str]) -> Node:
+    """Return what conf/ gives for some dotted keys under a defence; empty if it has no such one."""
+    try:
+        cfg = compose("train", [f"defense={defense}"])
+    except MissingConfigException:
+        return {}
+    values = {key: OmegaConf.select(cfg, key) for key in keys}
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+
+
+def declared_attack(name: str, protocol: str) -> Node:
+    """Return the target and settings that conf/ gives an attack; empty if it has no such one."""
+    try:
+        cfg = compose("evaluate", [f"attack={name}", f"protocol={protocol}"])
+    except MissingConfigException:
+        return {}
+    spec = OmegaConf.to_container(cfg.attack, resolve=True)
+    assert isinstance(spec, dict)
+    return {str(key): value for key, value in spec.items() if key != "images"}
 
 
 def check_types(key: str, value: Any, declared: Any) -> None:

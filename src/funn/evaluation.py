@@ -15,7 +15,7 @@ from funn.build import build, locate
 from funn.data import ImageData, Images
 from funn.errors import UserError
 from funn.files import read_json, write_json
-from funn.metrics import iteration_curve, summarize, within_steps
+from funn.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.provenance import provenance
 from funn.reconstruction import reconstruction
 from funn.records import read_table
@@ -157,16 +157,10 @@ def line(folder: StageFolder) -> str:
     """One line of figures for the terminal."""
     result = read_json(folder.path / RESULT)
     assert result is not None
-    noise = result["noise_level"]
     return (
         f"{folder.name}: success {percent(result['success_rate'])} tracked, "
         f"{percent(result['success_rate_verified'])} verified, "
-        f"noise level {'-' if noise is None else f'{noise:.4f}'}, "
+        f"noise level {noise(result['noise_level'])}, "
         f"{result['attacked']} of {result['images']} images attacked, "
         f"clean accuracy {percent(result['clean_accuracy'])}"
     )
-
-
-def percent(rate: float | None) -> str:
-    """A rate in percent with two decimals; a dash where there is none."""
-    return "-" if rate is None else f"{100 * rate:.2f} %"

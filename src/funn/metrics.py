@@ -97,6 +97,16 @@ def wilson(successes: int, trials: int) -> tuple[float, float] | None:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def percent(rate: float | None) -> str:
+    """A rate in percent with two decimals; a dash where there is none."""
+    return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
+def noise(level: float | None) -> str:
+    """A noise level with four decimals; a dash where there is none."""
+    return "-" if level is None else f"{level:.4f}"
+
+
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 

@@ -7,11 +7,11 @@ class Reported(NamedTuple):
     """One cell of Table 1.
 
     Attributes:
-        success_rate: of the attack, 0 to 1.
+        success_rate: of the attack, 0 to 1; None where the paper gives none.
         noise_level: mean L2 norm over successes (Eq. 9); None where the paper gives none.
     """
 
-    success_rate: float
+    success_rate: float | None
     noise_level: float | None
 
 

@@ -5,14 +5,16 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from funn.errors import UserError
-from funn.files import read_json, replace_file
-from funn.paper import ITERATIONS, TABLE_1, Reported, Row
+from funn.files import replace_file
+from funn.metrics import noise, percent
+from funn.paper import ITERATIONS, TABLE_1, Reported
+from funn.results import Result, collect, find, representatives, titled
 from funn.schema import ReportConfig
-from funn.stage_folder import RESULT
 
+_ROWS = (*TABLE_1, *ITERATIONS)
 _HEADER = (
     "attack", "encoder", "paper: success", "paper: noise", "protocol", "success tracked",
     "success verified", "noise tracked", "noise verified", "rounding", "attacked", "images",
@@ -54,87 +56,86 @@ def report(config: ReportConfig) -> Path:
             f"nothing to report under {root / 'eval'}: "
             "run `python src/evaluate.py run=outputs/latest/funn suite=table1` first"
         )
-    tables = [overview(results), table_1(results)]
+    short, chosen = overview(results)
+    full, shown = table_1(results)
+    tables = [table for table in (short, full, others(results, shown)) if table.rows]
+    source = origin(chosen or results)
     folder = root / "report"
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
-    replace_file(folder / "index.html", page(tables, origin(results)).encode())
-    replace_file(folder / "origin.txt", f"{origin(results)}\n".encode())
+    replace_file(folder / "index.html", page(tables, source).encode())
+    replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
-    print(origin(results))
+    print(source)
     return folder / "index.html"
 
 
-def collect(root: Path) -> list[dict[str, Any]]:
-    """Return the result of every finished attack under `root`/eval, oldest first."""
-    paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
-    results = []
-    for path in paths:
-        content, status = read_json(path), read_json(path.parent / "status.json")
-        if content is not None and status is not None and status.get("state") == "finished":
-            results.append({**content, "folder": str(path.parent.relative_to(root))})
-    return results
+def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
+    """Table 1 in short: success (tracked, verified) and noise of each protocol in one cell.
 
-
-def table_1(results: Sequence[dict[str, Any]]) -> Table:
-    """Table 1 in full: a row for each attack, encoder and protocol."""
-    rows = [
-        [row.title, encoder, *_cells(reported, result)]
-        for row in (*TABLE_1, *ITERATIONS)
-        for encoder, reported in row.cells.items()
-        for protocol in _PROTOCOLS
-        if (result := find(results, row, encoder, protocol)) is not None
-    ]
-    return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows)
-
-
-def overview(results: Sequence[dict[str, Any]]) -> Table:
-    """Table 1 in short: success (tracked, verified) and noise of each protocol in one cell."""
-    rows = []
-    for row in (*TABLE_1, *ITERATIONS):
+    Returns:
+        The table, and the results that it shows.
+    """
+    runs = representatives(results, _ROWS)
+    labels = {result["run"]: result["encoder"] for result in results}
+    rows, shown = [], []
+    for row in _ROWS:
         for encoder, reported in row.cells.items():
-            found = [find(results, row, encoder, protocol) for protocol in _PROTOCOLS]
+            run = runs.get(encoder, "")
+            found = [find(results, run, row, protocol) for protocol in _PROTOCOLS]
+            there = [result for result in found if result is not None]
+            images = " / ".join(dict.fromkeys(str(result["images"]) for result in there))
             paper = f"{percent(reported.success_rate)} / {noise(reported.noise_level)}"
-            rows.append([row.title, encoder, paper, *(_short(result) for result in found)])
-    header = ("attack", "encoder", "paper", *_PROTOCOLS)
-    return Table("overview", "Success (verified) / noise level", header, rows)
+            label = labels.get(run, encoder)
+            rows.append([row.title, label, paper, *map(_short, found), images or "-"])
+            shown += there
+    header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
+    return Table("overview", "Success (verified) / noise level", header, rows), shown
 
 
-def find(
-    results: Sequence[dict[str, Any]], row: Row, encoder: str, protocol: str
-) -> dict[str, Any] | None:
-    """The result for a cell: of several the one of the most images, and of those the newest."""
-    cells = []
-    for age, result in enumerate(results):
-        if (result["attack"], result["defense"]) != (row.attack, encoder):
-            continue
-        if result["protocol"] not in (protocol, "both"):
-            continue
-        cell = at_steps(result, row.steps)
-        if cell is not None:
-            cells.append((cell["images"], age, cell))
-    return max(cells)[2] if cells else None
+def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
+    """Table 1 in full: a row for each attack, run and protocol.
+
+    Returns:
+        The table, and the results that it shows.
+    """
+    order = list(TABLE_1[0].cells)
+    runs = {result["run"]: result["defense"] for result in results}
+    rows, shown = [], []
+    for row in _ROWS:
+        for run in sorted(runs, key=lambda run: (*order, runs[run]).index(runs[run])):
+            for protocol in _PROTOCOLS:
+                result = find(results, run, row, protocol)
+                if result is not None:
+                    reported = row.cells.get(result["defense"], Reported(None, None))
+                    rows.append([row.title, *_cells(reported, result)])
+                    shown.append(result)
+    return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
 
 
-def at_steps(result: dict[str, Any], steps: int | None) -> dict[str, Any] | None:
-    """The figures after so many iterations (None: as it was run), if the result has them."""
-    if steps in (None, result["settings"].get("steps")):
-        return result
-    shorter = result.get("iterations", {}).get(str(steps))
-    return None if shorter is None else {**result, **shorter}
+def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
+    """Every result that is in no row of the paper's table: other attacks, other settings."""
+    folders = {result["folder"] for result in shown}
+    rows = [
+        [titled(result["attack"], result["attack_changes"]), *_cells(Reported(None, None), result)]
+        for result in results
+        if result["folder"] not in folders
+    ]
+    return Table("others", "Other attacks and settings", _HEADER, rows)
 
 
-def _short(result: dict[str, Any] | None) -> str:
+def _short(result: Result | None) -> str:
     if result is None:
         return "-"
     verified = percent(result["success_rate_verified"])
     return f"{percent(result['success_rate'])} ({verified}) / {noise(result['noise_level'])}"
 
 
-def _cells(reported: Reported, result: dict[str, Any]) -> list[str]:
+def _cells(reported: Reported, result: Result) -> list[str]:
     return [
+        result["encoder"],
         percent(reported.success_rate),
         noise(reported.noise_level),
         result["protocol"],
@@ -150,22 +151,12 @@ def _cells(reported: Reported, result: dict[str, Any]) -> list[str]:
     ]
 
 
-def percent(rate: float | None) -> str:
-    """A rate in percent with two decimals; a dash where there is none."""
-    return "-" if rate is None else f"{100 * rate:.2f} %"
-
-
-def noise(level: float | None) -> str:
-    """A noise level with four decimals; a dash where there is none."""
-    return "-" if level is None else f"{level:.4f}"
-
-
-def origin(results: Sequence[dict[str, Any]]) -> str:
+def origin(results: Sequence[Result]) -> str:
     """One line that says when, and from which revisions and seeds, the results come."""
     revisions = sorted({str(result["revision"]) for result in results})
-    seeds = sorted({int(result["seed"]) for result in results})
+    seeds = sorted({str(result["seed"]) for result in results if result["seed"] is not None})
     date = max(str(result["date"]) for result in results)
-    return f"{date}, revision {', '.join(revisions)}, seed {', '.join(map(str, seeds))}."
+    return f"{date}, revision {', '.join(revisions)}, seed {', '.join(seeds) or '-'}."
 
 
 def markdown(table: Table) -> str:

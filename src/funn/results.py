@@ -1,0 +1,118 @@
+"""What was evaluated, and which result stands for a cell of a table.
+
+A table's row has settings: those that conf/ declares. A result belongs to it only if its attack had
+them; an encoder that was trained with others is named with the difference.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from funn.config import declared_attack, declared_training
+from funn.files import read_json
+from funn.paper import Row
+from funn.stage_folder import RESULT, STATUS
+
+Result = dict[str, Any]
+
+
+def collect(root: Path) -> list[Result]:
+    """Return the result of every finished attack under `root`/eval, oldest first.
+
+    Each is the content of its result.json and: `folder`, relative to `root`; `encoder`, its
+    defence's name with what differs from conf/; `encoder_changes` and `attack_changes`, these
+    differences as `key=value`.
+    """
+    paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
+    attack, training = cache(declared_attack), cache(declared_training)
+    results = []
+    for path in paths:
+        content, status = read_json(path), read_json(path.parent / STATUS)
+        if content is None or status is None or status.get("state") != "finished":
+            continue
+        settings = content["settings_trained"]
+        changes = []
+        if settings is not None:  # else a user's own classifier
+            changes = differences(settings, training(content["defense"], tuple(settings)))
+        protocol = "strict" if content["protocol"] == "both" else content["protocol"]
+        results.append(
+            {
+                **content,
+                "folder": str(path.parent.relative_to(root)),
+                "encoder": titled(content["defense"], changes),
+                "encoder_changes": changes,
+                "attack_changes": differences(
+                    content["settings"], attack(content["attack"], protocol)
+                ),
+            }
+        )
+    return results
+
+
+def differences(found: Any, declared: Any, key: str = "") -> list[str]:
+    """Return where two nested mappings differ, as `dotted.key=value` of the first."""
+    if isinstance(found, Mapping) and isinstance(declared, Mapping):
+        prefix = f"{key}." if key else ""
+        lines = [
+            line
+            for name in {**found, **declared}
+            for line in differences(found.get(name), declared.get(name), f"{prefix}{name}")
+        ]
+        return list(dict.fromkeys(lines))
+    if isinstance(found, Mapping):  # nothing is declared: all of it differs
+        return differences(found, {}, key)
+    return [] if found == declared else [f"{key}={found}"]
+
+
+def titled(name: str, changes: Sequence[str]) -> str:
+    """A name with what is unusual about it."""
+    return f"{name} ({', '.join(changes)})" if changes else name
+
+
+def representatives(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, str]:
+    """Choose one run for each defence, so that a table of them never mixes two trainings.
+
+    One trained as conf/ declares before others; of these the one that fills the most of `rows`, and
+    then the newest.
+
+    Returns:
+        The run's name by defence.
+    """
+    best: dict[str, tuple[tuple[bool, int, int], str]] = {}
+    for age, result in enumerate(results):
+        run = result["run"]
+        filled = sum(
+            find(results, run, row, protocol) is not None
+            for row in rows
+            for protocol in ("foolbox1", "strict")
+        )
+        rank = ((not result["encoder_changes"], filled, age), run)
+        best[result["defense"]] = max(best.get(result["defense"], rank), rank)
+    return {defense: run for defense, (_, run) in best.items()}
+
+
+def find(results: Sequence[Result], run: str, row: Row, protocol: str) -> Result | None:
+    """The result for a cell: of several the one of the most images, and of those the newest."""
+    cells = []
+    for age, result in enumerate(results):
+        if (result["run"], result["attack"]) != (run, row.attack):
+            continue
+        if result["protocol"] not in (protocol, "both"):
+            continue
+        changes = [change for change in result["attack_changes"] if not change.startswith("steps=")]
+        cell = at_steps(result, row.steps)
+        if not changes and cell is not None:
+            cells.append((cell["images"], age, cell))
+    return max(cells)[2] if cells else None
+
+
+def at_steps(result: Result, steps: int | None) -> Result | None:
+    """The figures after so many iterations, if the result has them; None: after those of conf/."""
+    if steps is None:
+        own = any(change.startswith("steps=") for change in result["attack_changes"])
+        return None if own else result
+    if steps == result["settings"].get("steps"):
+        return result
+    shorter = result.get("iterations", {}).get(str(steps))
+    return None if shorter is None else {**result, **shorter}

@@ -1,0 +1,118 @@
+"""What a report shows, from results that tests write."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from hydra import initialize_config_dir
+
+from funn.config import declared_attack, declared_training
+from funn.paper import ITERATIONS, TABLE_1
+from funn.report import others, overview, table_1
+from funn.report import report as make_report
+from funn.results import collect, differences
+from funn.schema import ReportConfig
+
+FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
+KEYS = ("seed", "data", "init", "model", "adversarial", "beta", "gamma", "objective", "classifier")
+FIGURES = {
+    "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
+    "noise_level_verified": 0.1, "rounding_share": 0.0, "attacked": 10, "images": 10,
+    "clean_accuracy": 1.0, "revision": "abc", "date": "2026-01-01", "seed": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="test"):
+        yield tmp_path
+
+
+def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(), **more):
+    """Write what an evaluation leaves: `trained` and `attacked` differ from conf/."""
+    defense = run.split("-")[0]
+    folder = root / "eval" / run / f"{attack}-{protocol}-{len(list(root.rglob('result.json')))}"
+    folder.mkdir(parents=True)
+    settings = dict(declared_training(defense, KEYS)) | dict(trained)
+    content = FIGURES | {
+        "run": run,
+        "defense": defense,
+        "attack": attack,
+        "protocol": protocol,
+        "settings": declared_attack(attack, protocol) | dict(attacked),
+        "settings_trained": settings,
+    }
+    (folder / "result.json").write_text(json.dumps(content | more))
+    (folder / "status.json").write_text('{"state": "finished"}')
+
+
+def cells(table, title):
+    return [row for row in table.rows if row[0] == title]
+
+
+def test_differences_are_leaves():
+    found = {"beta": 0.02, "init": {"epochs": 9, "lr": 1e-3}, "objective": {"attacker": "a"}}
+    declared = {"beta": 0.01, "init": {"epochs": 9, "lr": 2e-3, "new": 1}, "objective": None}
+    assert differences(found, declared) == [
+        "beta=0.02", "init.lr=0.001", "init.new=None", "objective.attacker=a",
+    ]  # fmt: skip
+
+
+def test_other_trainings_are_named_and_not_mixed_in(root):
+    """Of several funn the short table shows one: the one that was trained as conf/ says."""
+    write(root, "funn-1", "fgsm", success_rate=0.1)
+    write(root, "funn-2", "fgsm", trained={"beta": 0.02}, success_rate=0.9)
+    write(root, "funn-2", "bim", trained={"beta": 0.02}, success_rate=0.9)
+    write(root, "classic-3", "fgsm", trained={"seed": 1}, seed=1)
+    results = collect(root)
+    short, chosen = overview(results)
+    assert {result["run"] for result in chosen} == {"funn-1", "classic-3"}
+    (classic, funn) = cells(short, FGSM_ROW.title)
+    assert classic[1] == "classic (seed=1)"
+    assert funn[1] == "funn"
+    assert "10.00 %" in funn[4]
+    bim = cells(short, next(row.title for row in TABLE_1 if row.attack == "bim"))
+    assert all(cell == "-" for row in bim for cell in row[3:])
+    full, shown = table_1(results)
+    assert {row[1] for row in full.rows} == {"funn", "funn (beta=0.02)", "classic (seed=1)"}
+    assert not others(results, shown).rows
+
+
+def test_other_settings_of_an_attack_stay_out_of_the_papers_rows(root):
+    write(root, "funn-1", "fgsm", attacked={"eps": 0.1}, success_rate=0.9)
+    write(root, "funn-1", "gradient")
+    results = collect(root)
+    full, shown = table_1(results)
+    assert not full.rows
+    assert not shown
+    titles = [row[0] for row in others(results, shown).rows]
+    assert titles == ["fgsm (eps=0.1)", "gradient"]
+
+
+def test_iterations_are_read_off_the_long_run(root):
+    curve = {"50": {"success_rate": 0.25}, "200": {"success_rate": 0.75}}
+    write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000}, iterations=curve)
+    write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000, "overshoot": 0.5}, images=99)
+    full, _ = table_1(collect(root))
+    rates = {row[0]: row[5] for row in full.rows}
+    titles = [row.title for row in (*TABLE_1, *ITERATIONS) if row.attack == "deepfool_l2"]
+    assert rates == dict(zip(titles, ("25.00 %", "75.00 %", "50.00 %"), strict=True))
+    assert all(row[11] == "10" for row in full.rows)
+
+
+def test_a_users_own_classifier_is_reported_under_its_name(root):
+    write(root, "mine:net", defense="mine:net", settings_trained=None, seed=None)
+    page = make_report(ReportConfig(str(root), str(root)))
+    assert "mine:net" in page.read_text()
+    assert "seed -." in (root / "report/origin.txt").read_text()
+
+
+def test_unfinished_and_unknown_results(root):
+    """A result of an attack or a defence that conf/ has no more names all of its settings."""
+    write(root, "funn-1")
+    (root / "eval/funn-1/fgsm-strict-0/status.json").write_text('{"state": "running"}')
+    gone = {"defense": "gone", "attack": "away", "settings": {"eps": 1}}
+    write(root, "funn-2", **gone, trained={"seed": 3})
+    (result,) = collect(root)
+    assert result["attack_changes"] == ["eps=1"]
+    assert result["encoder"].startswith("gone (seed=3, ")
