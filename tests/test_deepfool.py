@@ -127,13 +127,13 @@ def test_stops_where_nothing_can_change(weights, image, norm, protocol):
         tied[1].bias[1] = tied[1].bias[0]
     flat = linear(torch.zeros(2, 16), image, [0.1])
     outward = linear(torch.stack((torch.zeros(16), torch.ones(16))), torch.ones(SHAPE), [0.1])
-    for model, x, passes in ((tied, image, 1), (flat, image, 1), (outward, torch.ones(SHAPE), 1)):
+    for model, x in ((tied, image), (flat, image), (outward, torch.ones(SHAPE))):
         result = DeepFool(model, norm, steps=1000, protocol=protocol).run(
             x[None], torch.tensor([0])
         )
         assert not result.success.any()
         assert torch.equal(result.adversarials[0], x)
-        assert result.forwards.item() == passes
+        assert result.forwards.item() == 2
 
 
 @pytest.fixture(scope="module")
@@ -185,4 +185,4 @@ def test_backward_passes_are_those_of_the_steps(small):
     network, images, labels = small
     result = DeepFool(network).run(images, labels)
     assert torch.equal(result.backwards, 9 * result.step)
-    assert torch.equal(result.forwards, result.step + 1)
+    assert torch.equal(result.forwards, 2 * result.step + 1)

@@ -11,6 +11,8 @@ from funn.networks import AutoEncoder
 from funn.objectives import mse
 from funn.seeding import generator
 
+_BATCH = 1000
+
 
 def reconstruction(run: Run, test: Images) -> dict[str, Any]:
     """Measure the players of each stage before the classifier on test images.
@@ -33,10 +35,11 @@ def reconstruction(run: Run, test: Images) -> dict[str, Any]:
 @torch.no_grad()
 def measure(attacker: AutoEncoder, defender: AutoEncoder, x: torch.Tensor) -> dict[str, float]:
     """Return the three errors of `reconstruction` for one pair of players on x (N, C, H, W)."""
-    noise = torch.rand(len(x), attacker.noise, generator=generator("reconstruction"))
-    attacked = attacker(x, noise)
-    return {
-        "attacker": float(mse(attacked, x)),
-        "defender": float(mse(defender(x), x)),
-        "defender_on_attacked": float(mse(defender(attacked), x)),
-    }
+    draw = generator("reconstruction")
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch in x.split(_BATCH):
+        attacked = attacker(batch, torch.rand(len(batch), attacker.noise, generator=draw))
+        restored = (attacked, defender(batch), defender(attacked))
+        sums += len(batch) * torch.stack([mse(output, batch) for output in restored]).double()
+    names = ("attacker", "defender", "defender_on_attacked")
+    return dict(zip(names, (sums / len(x)).tolist(), strict=True))

@@ -121,62 +121,89 @@ def deepfool(
         The result; `step` counts the updates before the first wrong prediction. A failure is
         returned as the clean image: it is no adversarial image of any distance.
     """
-    count = len(images)
-    state = _State(images, overshoot, protocol)
+    way = _Way(model, images, labels, norm, overshoot, candidates, protocol)
     tally = Tally(images)
-    rivals: Tensor | None = None
-    active = torch.arange(count, device=images.device)
+    active = torch.arange(len(images), device=images.device)
     for number in range(steps + 1):
-        going = []
-        for batch in active.split(batch_size):
-            if not len(batch):
-                continue
-            x = state.current[batch].requires_grad_()
-            logits = model(x)
-            kept = tally.judge(batch, logits.detach(), labels[batch], number)
-            if number == steps or not kept.any():
-                continue
-            if rivals is None:
-                size = min(candidates, logits.shape[1])
-                rivals = torch.zeros(count, size - 1, dtype=torch.int64, device=images.device)
+        # A pass forward to see who goes on, and then one more with the passes backward of those
+        # alone: a step costs as many passes backward as there are candidates.
+        kept = [active[:0]]
+        for batch in active.split(batch_size) if len(active) else ():
+            with torch.no_grad():
+                logits = model(way.current[batch])
+            kept.append(batch[tally.judge(batch, logits, labels[batch], number)])
             if number == 0:
-                rivals[batch] = _rivals(logits.detach(), labels[batch], rivals.shape[1])
-            differences, gradients = _linearise(logits, x, labels[batch], rivals[batch])
-            tally.backwards[batch[kept]] += rivals.shape[1]
-            moves, stuck = _nearest(differences, gradients, norm, _PUSH[protocol])
-            kept &= ~stuck
-            moved = state.move(batch[kept], moves[kept], steps - number)
-            going.append(batch[kept][moved])
-        active = torch.cat(going) if going else active[:0]
-    tally.adversarials = torch.where(tally.success[:, None, None, None], state.current, images)
+                way.consider(batch, logits)
+        active = torch.cat(kept)
+        if number == steps or not len(active):
+            break
+        tally.forwards[active] += 1
+        tally.backwards[active] += way.rivals.shape[1]
+        moved = [way.advance(batch, steps - number) for batch in active.split(batch_size)]
+        active = active[torch.cat(moved)]
+    fooled = tally.success[:, None, None, None]
+    tally.adversarials = torch.where(fooled, way.current, images)
     return tally.result()
 
 
-class _State:
-    """The images and, under `strict`, their accumulated perturbations."""
+class _Way:
+    """Where the images are on their ways: their current values and, under `strict`, how far."""
 
-    def __init__(self, images: Tensor, overshoot: float, protocol: Protocol) -> None:
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        norm: Norm,
+        overshoot: float,
+        candidates: int,
+        protocol: Protocol,
+    ) -> None:
+        self.model = model
         self.clean = images
+        self.labels = labels
         self.current = images.clone()
         self.total = torch.zeros_like(images) if protocol == "strict" else None
+        self.norm: Norm = norm
         self.scale = 1 + overshoot
+        self.push = _PUSH[protocol]
+        self.candidates = candidates
+        # (N, R), of each image the classes with the highest clean logits beside the label.
+        self.rivals = labels.new_zeros(len(labels), 0)
 
-    def move(self, batch: Tensor, moves: Tensor, steps_left: int) -> Tensor:
-        """Apply one step to some images.
+    def consider(self, batch: Tensor, logits: Tensor) -> None:
+        """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
+        others = logits.scatter(1, self.labels[batch, None], -torch.inf)
+        best = others.topk(min(self.candidates, logits.shape[1]) - 1, dim=1).indices
+        if self.rivals.shape[1] != best.shape[1]:
+            self.rivals = best.new_zeros(len(self.labels), best.shape[1])
+        self.rivals[batch] = best
+
+    def advance(self, batch: Tensor, steps_left: int) -> Tensor:
+        """Take one step with some images (B,).
 
         Returns:
-            bool, whether each image can still change: a step that changes nothing would be
+            bool (B,), whether each image can still change: a step that changes nothing would be
             repeated as it is.
         """
+        differences, gradients = _linearise(
+            self.model, self.current[batch], self.labels[batch], self.rivals[batch]
+        )
+        steps, stuck = _nearest(differences, gradients, self.norm, self.push)
+        changing = ~stuck
+        changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)
+        return changing
+
+    def _move(self, batch: Tensor, steps: Tensor, steps_left: int) -> Tensor:
         before = self.current[batch]
         if self.total is None:
-            after = (before + self.scale * moves).clamp(0, 1)
+            after = (before + self.scale * steps).clamp(0, 1)
             changing = (after != before).flatten(1).any(1)
         else:
-            self.total[batch] += moves
+            self.total[batch] += steps
             after = self._at(batch, self.total[batch])
             # The total can grow unseen (in clipped pixels, or below rounding) and show later.
-            last = self._at(batch, self.total[batch] + (steps_left - 1) * moves)
+            last = self._at(batch, self.total[batch] + (steps_left - 1) * steps)
             changing = ((after != before) | (last != before)).flatten(1).any(1)
         self.current[batch] = after
         return changing
@@ -185,14 +212,9 @@ class _State:
         return (self.clean[batch] + self.scale * total).clamp(0, 1)
 
 
-def _rivals(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """The `count` classes (N, count) with the highest logits beside the label."""
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.topk(count, dim=1).indices
-
-
-def _linearise(logits: Tensor, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
-    """F (N, R) and w (N, R, C, H, W) of z_rival - z_label at x."""
+def _linearise(model: Model, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f (N, R) and w (N, R, C, H, W) of z_rival - z_label at x."""
+    logits = model(x.requires_grad_())
     differences = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
     count = rivals.shape[1]
     gradients = [

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.line_search import step_along_gradient
+from funn.attacks.base import Model, Protocol
+from funn.attacks.line_search import LineAttack, step_along_gradient
 from funn.attacks.result import AttackResult
 
 
-class FGSM(BatchedAttack):
+class FGSM(LineAttack):
     """FGSM behind the torchattacks interface.
 
     Args:
@@ -23,12 +23,7 @@ class FGSM(BatchedAttack):
     """
 
     def __init__(self, model: nn.Module, eps: float = 0.005, protocol: Protocol = "strict") -> None:
-        check_protocol(protocol)
-        if not eps >= 0:
-            raise ValueError(f"eps={eps} must be 0 or more")
-        super().__init__("FGSM", model)
-        self.eps = eps
-        self.protocol: Protocol = protocol
+        super().__init__("FGSM", model, eps, protocol)
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
         """Run `fgsm` with this attack's settings."""

@@ -2,15 +2,15 @@
 
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.line_search import step_along_gradient
+from funn.attacks.base import Model, Protocol
+from funn.attacks.line_search import LineAttack, step_along_gradient
 from funn.attacks.result import AttackResult
 
 # Foolbox 1.x adds this to the gradient's size.
 _TINY = 1e-8
 
 
-class Gradient(BatchedAttack):
+class Gradient(LineAttack):
     """The gradient attack behind the torchattacks interface.
 
     Args:
@@ -27,12 +27,7 @@ class Gradient(BatchedAttack):
     """
 
     def __init__(self, model: nn.Module, eps: float, protocol: Protocol = "strict") -> None:
-        check_protocol(protocol)
-        if not eps >= 0:
-            raise ValueError(f"eps={eps} must be 0 or more")
-        super().__init__("Gradient", model)
-        self.eps = eps
-        self.protocol: Protocol = protocol
+        super().__init__("Gradient", model, eps, protocol)
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
         """Run `gradient` with this attack's settings."""

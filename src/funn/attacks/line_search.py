@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from funn.attacks.base import Model, Protocol
+from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
 from funn.attacks.candidates import first_fooling
 from funn.attacks.cross_entropy import clean_gradients
 from funn.attacks.result import AttackResult
@@ -16,6 +16,28 @@ from funn.attacks.tally import Tally
 _GRID = 1000
 _FIRST_FEW = 20
 _FINE_GRID = 20
+
+
+class LineAttack(BatchedAttack):
+    """An attack that moves each image once, by `eps` times a direction.
+
+    Args:
+        name: the attack's name.
+        model: images in [0, 1] to logits.
+        eps: length of the step, in the direction's unit.
+        protocol: "strict" or "foolbox1".
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    def __init__(self, name: str, model: nn.Module, eps: float, protocol: Protocol) -> None:
+        check_protocol(protocol)
+        if not eps >= 0:
+            raise ValueError(f"eps={eps} must be 0 or more")
+        super().__init__(name, model)
+        self.eps = eps
+        self.protocol: Protocol = protocol
 
 
 def step_along_gradient(
