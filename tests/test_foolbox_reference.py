@@ -49,8 +49,8 @@ def agreement(ours, theirs, tolerance):
 def test_deepfool(reference, network, norm):
     """Rounding decides where the way leads along the boundary; elsewhere all images agree.
 
-    One by one, as Foolbox does it. In larger batches our own results differ as much, on the images
-    that rounding decides.
+    One by one, as Foolbox does it. Over all images we agree with it as far as it agrees with itself
+    on the same network with its hidden units in another order.
     """
     attack = DeepFool(network, norm, steps=50, protocol="foolbox1")
     images, labels = reference["images"].float() / 255, reference["labels"]
@@ -68,7 +68,9 @@ def test_deepfool(reference, network, norm):
     theirs, clear = reference[f"deepfool_{norm}"], closest > 1e-4
     assert clear.sum() >= 90
     assert agreement(ours[clear], theirs[clear], 0.01) == 1
-    assert agreement(ours[~clear], theirs[~clear], 0.01) >= 0.75
+    itself = agreement(reference[f"deepfool_{norm}_reordered"], theirs, 0.01)
+    assert itself < 1
+    assert agreement(ours, theirs, 0.01) >= itself - 0.04
     assert torch.isclose(ours.nanmedian(), theirs.nanmedian(), rtol=0.05)
 
 

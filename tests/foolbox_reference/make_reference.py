@@ -120,6 +120,13 @@ def model(foolbox, stored):
     return Network()
 
 
+def reordered(stored):
+    """The same network with its hidden units in another order, so that sums round otherwise."""
+    order = np.random.RandomState(0).permutation(len(stored["b1"]))
+    units = {"w1": stored["w1"][order], "b1": stored["b1"][order], "w2": stored["w2"][:, order]}
+    return {**stored, **units}
+
+
 def attacked(attack, images, labels, **settings):
     """L2 norms (N,) of an attack's results, NaN for a failure."""
     norms = np.full(len(images), np.nan)
@@ -162,6 +169,9 @@ def foolbox18():
         ("DeepFoolLinfinityAttack", "deepfool_linf"),
     ):
         stored[key] = attacked(attacks[name], images, labels, steps=DEEPFOOL_STEPS)
+        # How far Foolbox agrees with itself: rounding decides where its steps cross the boundary.
+        again = getattr(foolbox.attacks, name)(model(foolbox, reordered(stored)))
+        stored[f"{key}_reordered"] = attacked(again, images, labels, steps=DEEPFOOL_STEPS)
     stored["single_pixel"] = ~np.isnan(attacked(attacks["SinglePixelAttack"], images, labels))
     stored["sign_eps"] = np.array(SIGN_EPS)
     stored["sign"] = np.array(
