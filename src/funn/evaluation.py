@@ -11,6 +11,7 @@ import torch
 
 from funn import victims
 from funn.attacking import attack_parts, merge, parts
+from funn.attacks.thin_convolution import with_thin_convolutions
 from funn.build import build, locate
 from funn.data import ImageData, Images
 from funn.errors import UserError
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.parquet"
 # What an attack's records depend on, next to the modules of the attack.
-_SOURCES = ("funn.attacking", "funn.records", "funn.seeding")
+_SOURCES = (
+    "funn.attacking", "funn.attacks.thin_convolution", "funn.records", "funn.seeding",
+)  # fmt: skip
 
 
 def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) -> Path:
@@ -111,7 +114,7 @@ def run_trial(
             log.info("%s: reused %s", folder.name, folder.path)
             return
         with folder.reporting():
-            attack = build(trial.spec, victim.model)
+            attack = build(trial.spec, with_thin_convolutions(victim.model))
             attack_parts(attack, folder.path, victim.model, test, config.batch_size, folder.name)
             seconds = merge(folder.path, folder.path / RECORDS)
             write_json(

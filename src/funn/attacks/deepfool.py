@@ -230,7 +230,7 @@ def _nearest(
     """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such."""
     flat = gradients.flatten(2)
     dual = flat.norm(p=2 if norm == "l2" else 1, dim=2) + _TINY
-    usable = (differences < 0) & flat.isfinite().all(2)
+    usable = (differences < 0) & dual.isfinite()
     amounts = differences.abs() + push
     distances = torch.where(usable, amounts / dual, torch.inf)
     distance, nearest = distances.min(dim=1)
