@@ -91,6 +91,15 @@ def test_overshoot(weights, image, norm, protocol):
     assert attacked_distance(attack, image, norm) == pytest.approx(expected.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_push_may_go_to_the_length_of_the_step(weights, image, norm):
+    model = linear(weights, image, [0.01, 0.01])
+    f, w = boundaries(model, image, norm)
+    expected = ((f / w).min() + 1e-4) * 1.02
+    attack = DeepFool(model, norm, push="distance")
+    assert attacked_distance(attack, image, norm) == pytest.approx(expected.item(), rel=1e-3)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_candidates_are_those_with_the_highest_logits(weights, image, protocol):
     """Of two classes the one with the lower logit is nearer, as its plane is steeper."""
@@ -149,22 +158,26 @@ def small():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_strict_agrees_with_foolbox_3(small, norm):
+@pytest.mark.parametrize("push", ["score", "distance"])
+def test_strict_agrees_with_foolbox_3(small, norm, push):
+    """Exactly where it adds the 1e-4 to the same thing, which is the length of the step."""
     network, images, labels = small
     kind = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
     theirs = kind[norm](steps=50, candidates=10, overshoot=0.02, loss="logits")
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     _, adversarials, success = theirs(model, images, labels, epsilons=None)
-    result = DeepFool(network, norm).run(images, labels)
+    result = DeepFool(network, norm, push=push).run(images, labels)
     assert success.all()
     assert result.success.all()
     ours, expected = (
         (x - images).double().flatten(1).norm(p=ORDER[norm], dim=1)
         for x in (result.adversarials, adversarials)
     )
-    assert ours.median() == pytest.approx(expected.median().item(), rel=0.02)
-    # Foolbox adds 1e-4 to each step's length, where we add it to |f|.
-    assert torch.isclose(ours, expected, rtol=0.02, atol=3e-4).double().mean() >= 0.98
+    if push == "distance":
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=0)
+    else:
+        assert ours.median() == pytest.approx(expected.median().item(), rel=0.02)
+        assert torch.isclose(ours, expected, rtol=0.02, atol=3e-4).double().mean() >= 0.98
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

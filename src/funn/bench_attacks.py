@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from funn.attacking import counted, predict
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.deepfool import Norm
+from funn.attacks.thin_convolution import with_thin_convolutions
 from funn.build import build
 from funn.config import ROOT
 from funn.data import ImageData
@@ -51,9 +52,14 @@ class Contender(NamedTuple):
 
 def deepfools(model: nn.Module, norm: Norm, steps: int) -> list[Contender]:
     """DeepFool everywhere: ours first."""
+    thin = with_thin_convolutions(model)
     found = [
-        Contender("funn, strict", DeepFool(model, norm, steps), 1000),
-        Contender("funn, foolbox1", DeepFool(model, norm, steps, protocol="foolbox1"), 1000),
+        Contender(
+            "funn, strict, push=distance", DeepFool(thin, norm, steps, push="distance"), 1000
+        ),
+        Contender("funn, strict", DeepFool(thin, norm, steps), 1000),
+        Contender("funn, strict, plain gradient", DeepFool(model, norm, steps), 1000),
+        Contender("funn, foolbox1", DeepFool(thin, norm, steps, protocol="foolbox1"), 1000),
         Contender("Foolbox 3", foolbox3(model, norm, steps), 1000),
     ]
     if norm == "l2":
@@ -109,7 +115,7 @@ def measure(
     """Time a contender and judge what it returns."""
     images, labels = images[: contender.images], labels[: contender.images]
     contender.attack(images[:8].clone(), labels[:8].clone())  # warm
-    with counted(model) as passes:
+    with counted(getattr(contender.attack, "model", model)) as passes:
         start = time.perf_counter()
         adversarials = contender.attack(images.clone(), labels.clone()).detach()
         seconds = time.perf_counter() - start
@@ -200,11 +206,11 @@ def main() -> None:
         "DeepFool L2": compare("DeepFool L2, 50 steps", deepfools(model, "l2", 50)),
         "DeepFool Linf": compare("DeepFool Linf, 50 steps", deepfools(model, "linf", 50)),
         "FGSM": compare("FGSM, eps 0.005", [
-            Contender("funn", FGSM(model), 1000),
+            Contender("funn", FGSM(with_thin_convolutions(model)), 1000),
             Contender("torchattacks", torchattacks.FGSM(model, eps=0.005), 1000),
         ]),
         "BIM": compare("BIM, eps 0.005, 10 steps", [
-            Contender("funn", BIM(model), 1000),
+            Contender("funn", BIM(with_thin_convolutions(model)), 1000),
             Contender("torchattacks", torchattacks.BIM(model, 0.005, 0.001, 10), 1000),
         ]),
     }  # fmt: skip

@@ -10,14 +10,14 @@ from funn.attacks.result import AttackResult
 from funn.attacks.tally import Tally
 
 Norm = Literal["l2", "linf"]
+Push = Literal["score", "distance"]
 
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
 _TINY = 1e-8
-# `strict` adds this to |f|; the original authors and Foolbox 3 add it, to the same end, to the
-# length of the step. Without it the iterate creeps to the boundary from inside and crosses by
-# rounding only.
-_PUSH = {"strict": 1e-4, "foolbox1": 0.0}
+# `strict` adds this to |f| or to the length of each step. Without it the iterate creeps to the
+# boundary from inside and crosses by rounding only.
+_PUSH = 1e-4
 
 
 class DeepFool(BatchedAttack):
@@ -34,6 +34,9 @@ class DeepFool(BatchedAttack):
         protocol: "strict", as in the original authors' code and Foolbox 3 (the perturbation is
             accumulated, the overshoot applies to the whole of it, the box is applied last), or
             "foolbox1", the paper's tool (each step is overshot and clipped).
+        push: what `strict` adds 1e-4 to: "score", |f|, or "distance", the length of the step, as
+            the original authors' code and Foolbox 3 do it. That takes about half as many steps,
+            and crosses so clearly that every success is verified.
 
     Attributes:
         stops_at_success: an image's result does not change once it is fooled, so the results of
@@ -53,10 +56,13 @@ class DeepFool(BatchedAttack):
         overshoot: float | None = None,
         candidates: int = 10,
         protocol: Protocol = "strict",
+        push: Push = "score",
     ) -> None:
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm} must be l2 or linf")
         check_protocol(protocol)
+        if push not in ("score", "distance"):
+            raise ValueError(f"push={push} must be score or distance")
         if steps < 0 or candidates < 2:
             raise ValueError("steps must be 0 or more, candidates 2 or more")
         if overshoot is not None and overshoot < 0:
@@ -67,6 +73,7 @@ class DeepFool(BatchedAttack):
         self.overshoot = _OVERSHOOT[protocol] if overshoot is None else overshoot
         self.candidates = candidates
         self.protocol: Protocol = protocol
+        self.push: Push = push
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
         """Run `deepfool` with this attack's settings."""
@@ -79,6 +86,7 @@ class DeepFool(BatchedAttack):
             overshoot=self.overshoot,
             candidates=self.candidates,
             protocol=self.protocol,
+            push=self.push,
             batch_size=self.batch_size,
         )
 
@@ -93,6 +101,7 @@ def deepfool(
     overshoot: float,
     candidates: int,
     protocol: Protocol,
+    push: Push,
     batch_size: int,
 ) -> AttackResult:
     """Move each image to the nearest boundary of the linearised classifier until it is crossed.
@@ -115,13 +124,18 @@ def deepfool(
         overshoot: see `DeepFool`.
         candidates: see `DeepFool`.
         protocol: see `DeepFool`.
+        push: see `DeepFool`.
         batch_size: most images in one forward pass.
 
     Returns:
         The result; `step` counts the updates before the first wrong prediction. A failure is
         returned as the clean image: it is no adversarial image of any distance.
     """
-    way = _Way(model, images, labels, norm, overshoot, candidates, protocol)
+    added = {"score": (_PUSH, 0.0), "distance": (0.0, _PUSH)}[push]
+    if protocol == "foolbox1":
+        added = (0.0, 0.0)
+    accumulated = protocol == "strict"
+    way = _Way(model, images, labels, norm, added, 1 + overshoot, accumulated, candidates)
     tally = Tally(images)
     active = torch.arange(len(images), device=images.device)
     for number in range(steps + 1):
@@ -155,18 +169,19 @@ class _Way:
         images: Tensor,
         labels: Tensor,
         norm: Norm,
-        overshoot: float,
+        added: tuple[float, float],
+        scale: float,
+        accumulated: bool,
         candidates: int,
-        protocol: Protocol,
     ) -> None:
         self.model = model
         self.clean = images
         self.labels = labels
         self.current = images.clone()
-        self.total = torch.zeros_like(images) if protocol == "strict" else None
+        self.total = torch.zeros_like(images) if accumulated else None
         self.norm: Norm = norm
-        self.scale = 1 + overshoot
-        self.push = _PUSH[protocol]
+        self.added = added
+        self.scale = scale
         self.candidates = candidates
         # (N, R), of each image the classes with the highest clean logits beside the label.
         self.rivals = labels.new_zeros(len(labels), 0)
@@ -189,7 +204,7 @@ class _Way:
         differences, gradients = _linearise(
             self.model, self.current[batch], self.labels[batch], self.rivals[batch]
         )
-        steps, stuck = _nearest(differences, gradients, self.norm, self.push)
+        steps, stuck = _nearest(differences, gradients, self.norm, self.added)
         changing = ~stuck
         changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)
         return changing
@@ -225,14 +240,14 @@ def _linearise(model: Model, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple
 
 
 def _nearest(
-    differences: Tensor, gradients: Tensor, norm: Norm, push: float
+    differences: Tensor, gradients: Tensor, norm: Norm, added: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such."""
     flat = gradients.flatten(2)
     dual = flat.norm(p=2 if norm == "l2" else 1, dim=2) + _TINY
     usable = (differences < 0) & dual.isfinite()
-    amounts = differences.abs() + push
-    distances = torch.where(usable, amounts / dual, torch.inf)
+    distances = (differences.abs() + added[0]) / dual + added[1]
+    distances = torch.where(usable, distances, torch.inf)
     distance, nearest = distances.min(dim=1)
     rows = torch.arange(len(nearest), device=nearest.device)
     w, size = gradients[rows, nearest], dual[rows, nearest]
