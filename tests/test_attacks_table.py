@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
 import funn.attacks
 from funn.attacking import counted
-from funn.attacks import BIM, FGSM, BatchedAttack, DeepFool, Gradient, LocalSearch, SinglePixel
+from funn.attacks import BIM, FGSM, PGD, BatchedAttack, DeepFool, Gradient, LocalSearch, SinglePixel
 from funn.records import margins
 
 
@@ -23,6 +24,7 @@ class Row(NamedTuple):
     norm: float = math.inf
     budget: float = 1.0
     gradients: bool = True
+    random_start: bool = False
 
 
 ROWS = [
@@ -32,6 +34,8 @@ ROWS = [
     Row("gradient-foolbox1", lambda model: Gradient(model, 0.1, "foolbox1"), 2, 0.1 * 8),
     Row("bim", lambda model: BIM(model, 0.1, 0.02), math.inf, 0.1),
     Row("bim-foolbox1", lambda model: BIM(model, 0.1, steps=4, protocol="foolbox1"), math.inf, 0.1),
+    Row("pgd_l2", lambda model: PGD(model, "l2", 0.5, 5, restarts=2), 2, 0.5, random_start=True),
+    Row("pgd_linf", lambda model: PGD(model, "linf", 0.1, 5), random_start=True, budget=0.1),
     Row("deepfool_l2", lambda model: DeepFool(model, "l2")),
     Row("deepfool_linf", lambda model: DeepFool(model, "linf")),
     Row("deepfool_l2-foolbox1", lambda model: DeepFool(model, "l2", protocol="foolbox1")),
@@ -257,7 +261,7 @@ def test_zero_gradients_and_constant_images(row: Row) -> None:
     assert not result.success.any()
     assert (result.step == -1).all()
     assert ((result.adversarials >= 0) & (result.adversarials <= 1)).all()
-    if row.gradients:
+    if row.gradients and not row.random_start:
         assert torch.equal(result.adversarials, images)
 
 
@@ -284,7 +288,7 @@ def test_gradients_that_are_not_finite_move_nothing(row: Row) -> None:
     images, labels = draw(model)
     result = row.make(model).run(images, labels)
     assert result.adversarials.isfinite().all()
-    if row.gradients:
+    if row.gradients and not row.random_start:
         assert not result.success.any()
         assert torch.equal(result.adversarials, images)
 
@@ -364,7 +368,9 @@ CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "attack").glob("*.yaml"))
 @pytest.mark.parametrize("protocol", ["strict", "foolbox1"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_attacks(path: Path, protocol: str) -> None:
-    config = OmegaConf.merge({"protocol": protocol}, {"attack": OmegaConf.load(path)})
+    with initialize_config_dir(str(path.parents[1]), version_base="1.3"):
+        config = compose("evaluate", [f"attack={path.stem}", f"protocol={protocol}"])
+    OmegaConf.set_struct(config, False)
     model = Network()
     config.attack.pop("images", None)  # how many an evaluation attacks
     attack = instantiate(config.attack, model=model)

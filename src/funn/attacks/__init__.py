@@ -6,12 +6,14 @@ from funn.attacks.deepfool import DeepFool
 from funn.attacks.fgsm import FGSM
 from funn.attacks.gradient import Gradient
 from funn.attacks.local_search import LocalSearch
+from funn.attacks.pgd import PGD
 from funn.attacks.result import AttackResult
 from funn.attacks.single_pixel import SinglePixel
 
 __all__ = [
     "BIM",
     "FGSM",
+    "PGD",
     "AttackResult",
     "BatchedAttack",
     "DeepFool",

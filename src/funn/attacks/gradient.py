@@ -69,14 +69,14 @@ def gradient(
         model,
         images,
         labels,
-        direction=_unit if protocol == "strict" else _unit_mean_square,
+        direction=unit if protocol == "strict" else _unit_mean_square,
         eps=eps,
         protocol=protocol,
         batch_size=batch_size,
     )
 
 
-def _unit(gradients: Tensor) -> Tensor:
+def unit(gradients: Tensor) -> Tensor:
     """Scale each gradient (N, C, H, W) to an L2 norm of 1; zero stays zero."""
     # Divided by the maximum first, for the squares of a saturated network's gradient underflow.
     largest = gradients.abs().amax((1, 2, 3), keepdim=True)

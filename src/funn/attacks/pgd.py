@@ -1,0 +1,137 @@
+"""Projected gradient descent (Madry et al. 2017), which adversarial training trains on."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from funn.attacks.base import BatchedAttack, Model
+from funn.attacks.cross_entropy import cross_entropy_gradient
+from funn.attacks.gradient import unit
+from funn.attacks.randomness import image_generator
+from funn.attacks.result import AttackResult
+from funn.attacks.tally import predict_clean
+
+Norm = Literal["l2", "linf"]
+
+
+class PGD(BatchedAttack):
+    """PGD on the cross-entropy behind the torchattacks interface, from random starts.
+
+    Args:
+        model: images in [0, 1] to logits.
+        norm: "l2" or "linf".
+        eps: radius of the ball, in that norm.
+        steps: steps from each start.
+        step_size: length of a step; 2.5 * eps / steps unless given, as in Madry's code.
+        restarts: how many random starts an image that resists gets.
+        seed: of the starts, drawn from (seed, the image's bytes).
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        norm: Norm = "l2",
+        eps: float = 0.5,
+        steps: int = 40,
+        step_size: float | None = None,
+        restarts: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if norm not in ("l2", "linf"):
+            raise ValueError(f"norm={norm} must be l2 or linf")
+        if not eps >= 0 or steps < 1 or restarts < 1:
+            raise ValueError("eps must be 0 or more, steps and restarts 1 or more")
+        super().__init__("PGD", model)
+        self.norm: Norm = norm
+        self.eps = eps
+        self.steps = steps
+        self.step_size = 2.5 * eps / steps if step_size is None else step_size
+        self.restarts = restarts
+        self.seed = seed
+
+    def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
+        """Climb from each start until an image is fooled.
+
+        Returns:
+            The result; `step` counts the steps over all starts. A failure ends where its last way
+            led.
+        """
+        tally, active = predict_clean(model, images, labels, self.batch_size)
+        for restart in range(self.restarts):
+            tally.adversarials[active] = self._starts(images[active], restart)
+            for number in range(self.steps + 1):
+                going = [active[:0]]
+                for batch in active.split(self.batch_size) if len(active) else ():
+                    x = tally.adversarials[batch].requires_grad_()
+                    logits = model(x)
+                    total = restart * self.steps + number
+                    kept = tally.judge(batch, logits.detach(), labels[batch], total)
+                    going.append(batch[kept])
+                    if number == self.steps or not kept.any():
+                        continue
+                    gradient = cross_entropy_gradient(logits[kept], labels[batch[kept]], x)[kept]
+                    tally.backwards[batch[kept]] += 1
+                    batch = batch[kept]
+                    tally.adversarials[batch] = ascent(
+                        x.detach()[kept], gradient, images[batch], self.norm, self.step_size,
+                        self.eps,
+                    )  # fmt: skip
+                active = torch.cat(going)
+        return tally.result()
+
+    def _starts(self, images: Tensor, restart: int) -> Tensor:
+        """Uniform in each image's ball and the box (N, C, H, W)."""
+        if not len(images):
+            return images
+        return torch.stack(
+            [
+                random_start(
+                    image[None],
+                    self.norm,
+                    self.eps,
+                    image_generator(f"PGD{restart}", self.seed, image),
+                )[0]
+                for image in images
+            ]
+        )
+
+
+def ascent(
+    x: Tensor, gradient: Tensor, images: Tensor, norm: Norm, step_size: float, eps: float
+) -> Tensor:
+    """Take one step up a gradient, within the ball and the box.
+
+    Args:
+        x: where the images are now (N, C, H, W).
+        gradient: there (N, C, H, W).
+        images: the middles of the balls (N, C, H, W).
+        norm: "l2" or "linf".
+        step_size: length of the step in that norm.
+        eps: radius of the balls in that norm.
+
+    Returns:
+        Images (N, C, H, W) in [0, 1].
+    """
+    if norm == "linf":
+        moved = (x + step_size * gradient.sign() - images).clamp(-eps, eps)
+    else:
+        moved = x + step_size * unit(gradient) - images
+        length = moved.flatten(1).norm(dim=1)
+        shrink = torch.where(length > eps, eps / length, 1.0)
+        moved = moved * shrink[:, None, None, None]
+    return (images + moved).clamp(0, 1)
+
+
+def random_start(images: Tensor, norm: Norm, eps: float, draw: torch.Generator) -> Tensor:
+    """Draw uniformly from the ball around each image (N, C, H, W), and clip to the box."""
+    if norm == "linf":
+        noise = eps * (2 * torch.rand(images.shape, generator=draw) - 1)
+    else:
+        noise = unit(torch.randn(images.shape, generator=draw))
+        radius = torch.rand(len(images), generator=draw) ** (1 / images[0].numel())
+        noise = eps * radius[:, None, None, None] * noise
+    return (images + noise.to(images)).clamp(0, 1)
