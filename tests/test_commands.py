@@ -66,6 +66,23 @@ def test_a_sweep_shares_one_init_stage(outputs):
     assert {0.02, 0.03} <= set(betas)
 
 
+def test_every_defence_trains_and_can_be_attacked(outputs):
+    defenses = sorted(path.stem for path in (ROOT / "conf/defense").iterdir())
+    done = run_command("train.py", "-m", *SMALL, f"output_dir={outputs}",
+                       f"defense={','.join(defenses)}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for defense in defenses:
+        run = outputs / "latest" / defense
+        assert read(run / "classifier/result.json")["defense"] == defense
+        logits = funn.load_classifier(run)(torch.rand(3, 1, 28, 28))
+        assert logits.shape == (3, 10)
+    # Its difference from classic is the number of epochs, which is 2 here.
+    assert (outputs / "latest/classic_long/init").samefile(outputs / "latest/classic/init")
+    weights = {read(outputs / "latest" / defense / "classifier/result.json")["checkpoint_sha256"]
+               for defense in defenses}  # fmt: skip
+    assert len(weights) == len(defenses) - 1
+
+
 def test_a_phase_without_its_parent_names_the_command_to_run(tmp_path):
     typed = (*SMALL, f"output_dir={tmp_path}", "seed=5")
     done = run_command("train.py", "phase=adversarial", *typed)

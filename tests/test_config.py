@@ -68,7 +68,7 @@ def test_every_training_option_is_valid_and_builds(option, tmp_path):
     )
     assert loss.ndim == 0
     assert data.val_size == 0
-    assert set(config.phase.stages) <= {"init", "adversarial", "classifier"}
+    assert set(config.phase.stages or ()) <= {"init", "adversarial", "classifier"}
 
 
 @pytest.mark.parametrize("option", options(*EVALUATE_GROUPS))
@@ -120,6 +120,15 @@ def test_the_defaults_are_the_papers():
     assert (config.adversarial.attacker_lr, config.adversarial.defender_lr) == (1e-5, 1e-5)
     assert config.init.batch_size == config.adversarial.batch_size == 128
     assert config.classifier.lr == 1e-3
+
+
+def test_a_defence_may_choose_other_values_and_what_is_typed_wins():
+    assert read("train", TrainConfig, "defense=classic_long").init.epochs == 40
+    assert read("train", TrainConfig, "defense=classic_long", "init.epochs=3").init.epochs == 3
+    target = {"attacker": {"_target_": "funn.objectives.printed"}, "defender_input": "clean"}
+    assert read("train", TrainConfig, "defense=funn_printed").objective == target
+    typed = read("train", TrainConfig, "defense=funn_printed", "objective=constrained")
+    assert typed.objective["attacker"]["_target_"] == "funn.objectives.constrained"
 
 
 def test_what_was_typed_is_known():
@@ -190,7 +199,7 @@ def test_an_option_that_the_target_does_not_take():
         ("train.py classifier.batch_size=0", "classifier.batch_size=0 must be 1 or more"),
         ("train.py model.features=abc", "model.features=abc must be a whole number"),
         ("train.py +model.colour=1", "unknown key model.colour"),
-        ("train.py defense=nope", "classic, funn"),
+        ("train.py defense=nope", "classic, classic_long"),
         ("train.py model=null", "must be a string or a list"),
         ("train.py logger.mode=loud", "auto, online, offline, disabled"),
         ("train.py output_dir=/dev/null/x", "/dev/null/x/log"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from funn.objectives import constrained, mse, printed
+from funn.objectives import constrained, minimax, mse, printed
 
 
 def test_mse_is_the_mean_over_pixels_and_batch():
@@ -17,6 +17,7 @@ def test_mse_is_the_mean_over_pixels_and_batch():
         (constrained, 0.012, 0.02),  # and here satisfied
         (printed, 0.004, 0.02),  # the printed sign punishes the attacker's success instead
         (printed, 0.012, 0.02 + 5 * 0.002),
+        (minimax, 0.03, -0.03 + 5 * 0.01),  # the perturbation of 0.02 is 0.01 over its bound
     ],
 )
 def test_values_by_hand(objective, error, expected):

@@ -52,3 +52,13 @@ def printed(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
     `constrained`.
     """
     return perturbation + gamma * violation(error - beta)
+
+
+def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -> Tensor:
+    """Eq. 6 under the constraint of Eq. 7: `-error + gamma * max(perturbation - beta, 0)`.
+
+    The paper's second representation. It gives no way to keep the constraint; this is the penalty
+    of Eq. 8 for the other constraint. Here beta bounds the perturbation. Arguments as in
+    `constrained`.
+    """
+    return -error + gamma * violation(perturbation - beta)

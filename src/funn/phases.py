@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from funn.build import build_module, function
 from funn.checkpoint import Saved, load
@@ -68,12 +69,7 @@ class ClassifierStage(Stage):
         assert parent is not None
         defender = load(parent)["defender"]
         assert isinstance(defender.module, AutoEncoder)
-        head = dict(config.head) | {"features": defender.module.features, "classes": data.classes}
-        spec = {
-            "_target_": "funn.networks.Classifier",
-            "autoencoder": dict(defender.spec),
-            "head": head,
-        }
+        spec = classifier_spec(defender.spec, config.head, data.classes)
         with seeded(config.seed, "head"):
             classifier = build_module(spec)
         assert isinstance(classifier, Classifier)
@@ -87,6 +83,18 @@ class ClassifierStage(Stage):
             batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),
             epochs=settings.epochs,
         )
+
+
+def classifier_spec(
+    autoencoder: Mapping[str, Any], head: Mapping[str, Any], classes: int
+) -> dict[str, Any]:
+    """The plain numbers that build a classifier on an auto-encoder's encoder."""
+    features = build_module(autoencoder).features
+    return {
+        "_target_": "funn.networks.Classifier",
+        "autoencoder": dict(autoencoder),
+        "head": dict(head) | {"features": features, "classes": classes},
+    }
 
 
 def _fresh(config: TrainConfig, data: ImageData, player: str, noise: int) -> Saved:

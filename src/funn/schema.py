@@ -40,9 +40,9 @@ class ClassifierConfig:
 
 @dataclass
 class PhaseConfig:
-    """Which stages to run."""
+    """Which stages to run; null for all that the defence has."""
 
-    stages: list[str] = MISSING
+    stages: list[str] | None = MISSING
 
 
 @dataclass

@@ -64,7 +64,7 @@ def fingerprint(
     """
     facts = {
         "stage": name,
-        "keys": own_settings(stage, config),
+        "keys": own_settings(stage, name, config),
         "data": data_checksum,
         "parent": parent,
         "seed": config["seed"],
@@ -74,10 +74,11 @@ def fingerprint(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def own_settings(stage: Stage, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that a stage reads, by dotted key."""
+def own_settings(stage: Stage, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a stage reads, by dotted key: those it names, and its own options."""
     return {
-        key: reduce(lambda value, part: value[part], key.split("."), config) for key in stage.keys
+        key: reduce(lambda value, part: value[part], key.split("."), config)
+        for key in (*stage.keys, f"defense.stages.{name}")
     }
 
 

@@ -44,7 +44,7 @@ def train(config: TrainConfig, launch: Launch) -> Path:
     settings = {"seed": config.seed, "data": config.data}
     for name, stage in stages.items():
         parent = done[-1] if done else None
-        settings = {**settings, **own_settings(stage, config.resolved())}
+        settings = {**settings, **own_settings(stage, name, config.resolved())}
         folder = locate(config, name, fingerprint(
             stage, name, config.resolved(), checksum, sha256(parent.checkpoint) if parent else None
         ))  # fmt: skip
@@ -64,10 +64,11 @@ def wanted_stages(config: TrainConfig, stages: list[str]) -> list[str]:
     Raises:
         UserError: if there is none.
     """
-    wanted = [name for name in stages if name in config.phase.stages]
+    asked = stages if config.phase.stages is None else config.phase.stages
+    wanted = [name for name in stages if name in asked]
     if not wanted:
         raise UserError(
-            f"defense={config.defense['name']} has no stage {'/'.join(config.phase.stages)}: "
+            f"defense={config.defense['name']} has no stage {'/'.join(asked)}: "
             f"it has {', '.join(stages)} (phase=all trains them in order)"
         )
     return wanted
@@ -86,7 +87,8 @@ def locate(config: TrainConfig, stage: str, digest: str) -> StageFolder:
 def missing(config: TrainConfig, launch: Launch, phase: str, folder: StageFolder) -> UserError:
     """The error for a stage whose parent was not trained, naming the command that trains it."""
     kept = [item for item in launch.overrides if not item.startswith("phase=")]
-    command = " ".join(["python src/train.py", f"phase={folder.name}", *kept])
+    parent = f"phase={folder.name} " if folder.name in ("init", "adversarial") else ""
+    command = " ".join([f"python src/train.py {parent}".strip(), *kept])
     return UserError(
         f"phase={phase} needs a finished {folder.name} stage, and {folder.path} has none: "
         f"run `{command}` first (or phase=all)"

@@ -1,0 +1,99 @@
+"""What is particular to each defence next to FUNN."""
+
+import pytest
+import torch
+
+from funn.adversarial_training import RobustTraining
+from funn.attacks import PGD
+from funn.build import build_module
+from funn.data import TensorBatches
+from funn.denoising import DenoisingTraining, add_noise, noise_for
+from funn.fitting import fit
+from funn.networks import Classifier, DenseAutoEncoder
+from funn.objectives import mse
+from funn.schema import TrainerConfig
+from funn.seeding import generator
+from funn.stages import Fit
+
+CPU = TrainerConfig(accelerator="cpu", devices=1)
+
+
+@pytest.mark.parametrize("perturbation", [0.0129, 0.05])
+def test_the_noise_has_the_size_that_was_asked_for(perturbation):
+    x = torch.rand(200, 1, 28, 28, generator=generator("images")) ** 4
+    noisy = add_noise(x, noise_for(perturbation, x), generator("other"))
+    assert mse(noisy, x).item() == pytest.approx(perturbation, rel=0.02)
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+    assert noise_for(0.0, x) == 0
+
+
+def test_denoising_moves_the_encoder_alone(tmp_path):
+    torch.manual_seed(0)
+    defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+    before = {name: value.clone() for name, value in defender.state_dict().items()}
+    module = DenoisingTraining(({}, defender), sigma=0.2, lr=1e-2, seed=0, log_every=1)
+    images = torch.rand(40, 1, 8, 8)
+    fit(Fit(module, TensorBatches(images, torch.zeros(40), 10, 0), 2), tmp_path, CPU, [], "test")
+    moved = {name for name, value in defender.state_dict().items() if not value.equal(before[name])}
+    assert moved
+    assert all(name.startswith("encoder") for name in moved)
+
+
+def squares(count, shape=(1, 8, 8)):
+    """Two classes: the bright half is on the left or on the right."""
+    draw = generator("squares")
+    labels = torch.randint(0, 2, (count,), generator=draw)
+    images = 0.5 * torch.rand(count, *shape, generator=draw)
+    for label in (0, 1):
+        images[labels == label, :, :, 4 * label : 4 * label + 4] += 0.5
+    return images, labels
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 1.0), ("linf", 0.2)])
+def test_adversarial_training_makes_a_classifier_robust(tmp_path, norm, eps):
+    images, labels = squares(400)
+    spec = {
+        "_target_": "funn.networks.Classifier",
+        "autoencoder": {
+            "_target_": "funn.networks.DenseAutoEncoder",
+            "image_shape": [1, 8, 8],
+            "channels": [4, 8],
+            "features": 6,
+        },
+        "head": {"_target_": "funn.networks.Head", "features": 6, "classes": 2, "hidden": [8]},
+    }
+    survivors = {}
+    for radius in (1e-6, eps):
+        torch.manual_seed(0)
+        classifier = build_module(spec)
+        assert isinstance(classifier, Classifier)
+        module = RobustTraining(
+            (spec, classifier), norm=norm, eps=radius, steps=5, warm_epochs=2, lr=5e-3, seed=0,
+            log_every=1,
+        )  # fmt: skip
+        batches = TensorBatches(images, labels, 20, 0)
+        fit(Fit(module, batches, 6), tmp_path / str(radius), CPU, [], "test")
+        result = PGD(classifier.eval(), norm, eps, steps=20).run(images, labels)
+        survivors[radius] = (~result.success).float().mean().item()
+    assert survivors[eps] > survivors[1e-6] + 0.1
+
+
+@pytest.mark.parametrize(("norm", "order", "dual"), [("l2", 2, 2), ("linf", torch.inf, 1)])
+def test_pgd_crosses_a_plane_exactly_if_it_is_within_reach(norm, order, dual):
+    """A linear classifier whose boundary is at distance 0.1 from the image."""
+    weights = torch.randn(64, generator=generator("plane"))
+    layer = torch.nn.Linear(64, 2)
+    image = torch.full((1, 1, 8, 8), 0.5)
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack((torch.zeros(64), weights)))
+        distance = 0.1
+        shift = weights @ image.flatten() + distance * weights.norm(p=dual)
+        layer.bias.copy_(torch.stack((torch.zeros(()), -shift)))
+    model = torch.nn.Sequential(torch.nn.Flatten(), layer)
+    label = torch.tensor([0])
+    assert not PGD(model, norm, 0.099, steps=50, step_size=0.03).run(image, label).success
+    result = PGD(model, norm, 0.101, steps=50, step_size=0.03).run(image, label)
+    assert result.success
+    moved = (result.adversarials - image).flatten().norm(p=order).item()
+    assert 0.1 <= moved <= 0.101 + 1e-6
