@@ -67,10 +67,16 @@ def test_a_sweep_shares_one_init_stage(outputs):
 
 
 def test_every_defence_trains_and_can_be_attacked(outputs):
-    defenses = sorted(path.stem for path in (ROOT / "conf/defense").iterdir())
-    done = run_command("train.py", "-m", *SMALL, f"output_dir={outputs}",
-                       f"defense={','.join(defenses)}")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    defenses = sorted(path.stem for path in (ROOT / "conf/defense").glob("*.yaml"))
+    guarded = {name for name in defenses if name.startswith("magnet")}
+    commands = [f"defense={','.join(name for name in defenses if name not in guarded)}"]
+    small = "defense.stages.classifier.held_out=64 defense.stages.classifier.epochs=1"
+    commands.append(f"defense=magnet_classic {small}")
+    small += " defense.stages.base.held_out=64 defense.stages.base.epochs=1"
+    commands.append(f"defense=magnet {small}")
+    for command in commands:
+        done = run_command("train.py", "-m", *SMALL, f"output_dir={outputs}", *command.split())
+        assert done.returncode == 0, done.stderr
     for defense in defenses:
         run = outputs / "latest" / defense
         assert read(run / "classifier/result.json")["defense"] == defense
@@ -183,4 +189,4 @@ def test_a_truncated_checkpoint_is_one_line(outputs, tmp_path):
 def test_help_lists_the_groups():
     done = run_command("train.py", "--help")
     assert done.returncode == 0
-    assert "defense: classic, funn" in done.stdout
+    assert "classic_tuned, denoising, funn, funn_minimax" in done.stdout

@@ -24,7 +24,9 @@ EVALUATE_GROUPS = ("attack", "suite")
 
 
 def options(*groups):
-    return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).iterdir())]
+    return [
+        f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))
+    ]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from funn.build import build_module
 from funn.data import TensorBatches
 from funn.denoising import DenoisingTraining, add_noise, noise_for
 from funn.fitting import fit
+from funn.magnet import GuardTraining, MagNet
 from funn.networks import Classifier, DenseAutoEncoder
 from funn.objectives import mse
 from funn.schema import TrainerConfig
@@ -38,6 +39,26 @@ def test_denoising_moves_the_encoder_alone(tmp_path):
     moved = {name for name, value in defender.state_dict().items() if not value.equal(before[name])}
     assert moved
     assert all(name.startswith("encoder") for name in moved)
+
+
+def test_magnet_rejects_what_its_auto_encoders_cannot_restore(tmp_path):
+    head = {"_target_": "funn.networks.Head", "features": 64, "classes": 2, "hidden": []}
+    magnet = MagNet(head, channels=1, filters=3)
+    assert not magnet.rejects(torch.rand(5, 1, 8, 8)).any()  # no threshold is set yet
+    images, _ = squares(300)
+    module = GuardTraining(
+        ({}, magnet), held_out=images[:100], drop_rate=0.05, lr=1e-2, log_every=1
+    )
+    pairs = torch.stack((images[100:], images[100:]), dim=1)
+    before = magnet.classifier[0].weight.clone()
+    fit(Fit(module, TensorBatches(pairs, torch.zeros(200), 20, 0), 3), tmp_path, CPU, [], "test")
+    assert torch.equal(magnet.classifier[0].weight, before)
+    scores = magnet.scores(images[:100])
+    # The fifth largest of a hundred: those that reach it are rejected.
+    assert torch.equal((scores >= magnet.thresholds).sum(0), torch.tensor([5, 5]))
+    assert magnet.rejects(images[:100]).float().mean() <= 0.1
+    strange = torch.rand(50, 1, 8, 8, generator=generator("strange")).round()
+    assert magnet.rejects(strange).float().mean() > 0.9
 
 
 def squares(count, shape=(1, 8, 8)):

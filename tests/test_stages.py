@@ -22,6 +22,7 @@ CONFIG = {
     "attacker": {"noise": 16},
     "head": {"hidden": [64]},
     "objective": {"attacker": {"_target_": "a"}, "defender_input": "clean"},
+    "defense": {"stages": {name: {} for name in ("init", "adversarial", "classifier")}},
 }
 NAMES = {Init: "init", Adversarial: "adversarial", ClassifierStage: "classifier"}
 
@@ -54,6 +55,8 @@ def of(kind, config=CONFIG, data="data", parent="parent"):
         (ClassifierStage, {"head": {"hidden": [8]}}, True),
         (ClassifierStage, {"beta": 0.02}, False),  # its parent's checksum tells
         (ClassifierStage, {"seed": 1}, True),
+        (Init, {"defense": {"stages": {"init": {"option": 1}}}}, True),
+        (Init, {"defense": {"stages": {"init": {}, "classifier": {"option": 1}}}}, False),
     ],
 )
 def test_a_fingerprint_depends_on_what_the_stage_reads(kind, change, depends):
