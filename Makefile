@@ -36,7 +36,7 @@ both = export OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )); \
 	$(RUN) src/evaluate.py run=$(1)/latest/funn suite=table1 $(2) & first=$$!; \
 	$(RUN) src/evaluate.py run=$(1)/latest/classic suite=table1 $(2) && wait $$first
 
-reproduce: env ## train, attack and report every row of the paper's tables (about 40 minutes on two cores)
+reproduce: env ## train, attack and report every row of the paper's tables (about 35 minutes on two cores)
 	$(TRAIN)
 	$(TRAIN) defense=classic
 	$(call both,outputs)
