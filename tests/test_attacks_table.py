@@ -14,7 +14,17 @@ from torch import nn
 
 import funn.attacks
 from funn.attacking import counted
-from funn.attacks import BIM, FGSM, PGD, BatchedAttack, DeepFool, Gradient, LocalSearch, SinglePixel
+from funn.attacks import (
+    BIM,
+    FGSM,
+    PGD,
+    BatchedAttack,
+    DeepFool,
+    DetectorAware,
+    Gradient,
+    LocalSearch,
+    SinglePixel,
+)  # fmt: skip
 from funn.records import margins
 
 
@@ -27,6 +37,14 @@ class Row(NamedTuple):
     random_start: bool = False
 
 
+def watch(model: nn.Module) -> nn.Module:
+    """Give any model a detector that rejects nothing."""
+    model.thresholds = torch.tensor([2.0])  # type: ignore[assignment]
+    model.scores = lambda x: x.flatten(1).mean(1, keepdim=True)  # type: ignore[assignment]
+    model.rejects = lambda x: x.flatten(1).mean(1) > 2  # type: ignore[assignment]
+    return model
+
+
 ROWS = [
     Row("fgsm", lambda model: FGSM(model, 0.1), math.inf, 0.1),
     Row("fgsm-foolbox1", lambda model: FGSM(model, 0.1, "foolbox1"), math.inf, 0.1),
@@ -36,6 +54,13 @@ ROWS = [
     Row("bim-foolbox1", lambda model: BIM(model, 0.1, steps=4, protocol="foolbox1"), math.inf, 0.1),
     Row("pgd_l2", lambda model: PGD(model, "l2", 0.5, 5, restarts=2), 2, 0.5, random_start=True),
     Row("pgd_linf", lambda model: PGD(model, "linf", 0.1, 5), random_start=True, budget=0.1),
+    Row(
+        "detector_aware",
+        lambda model: DetectorAware(watch(model), "l2", 0.5, 5),
+        2,
+        0.5,
+        random_start=True,
+    ),
     Row("deepfool_l2", lambda model: DeepFool(model, "l2")),
     Row("deepfool_linf", lambda model: DeepFool(model, "linf")),
     Row("deepfool_l2-foolbox1", lambda model: DeepFool(model, "l2", protocol="foolbox1")),
@@ -67,6 +92,18 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(self.dropout(torch.tanh(3 * self.first(x.flatten(1)))))
+
+
+class Watched(Network):
+    """With a detector of large images."""
+
+    thresholds = torch.tensor([0.6])
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).mean(1, keepdim=True)
+
+    def rejects(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.scores(x) >= self.thresholds).any(1)
 
 
 class Dead(nn.Module):
@@ -371,7 +408,7 @@ def test_every_configuration_attacks(path: Path, protocol: str) -> None:
     with initialize_config_dir(str(path.parents[1]), version_base="1.3"):
         config = compose("evaluate", [f"attack={path.stem}", f"protocol={protocol}"])
     OmegaConf.set_struct(config, False)
-    model = Network()
+    model = Watched()
     config.attack.pop("images", None)  # how many an evaluation attacks
     attack = instantiate(config.attack, model=model)
     images, labels = draw(model, 2)

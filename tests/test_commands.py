@@ -66,7 +66,9 @@ def test_a_sweep_shares_one_init_stage(outputs):
     assert {0.02, 0.03} <= set(betas)
 
 
-def test_every_defence_trains_and_can_be_attacked(outputs):
+@pytest.fixture(scope="module")
+def defenses(outputs):
+    """Every defence, trained by the real command; their names."""
     defenses = sorted(path.stem for path in (ROOT / "conf/defense").glob("*.yaml"))
     guarded = {name for name in defenses if name.startswith("magnet")}
     commands = [f"defense={','.join(name for name in defenses if name not in guarded)}"]
@@ -77,6 +79,10 @@ def test_every_defence_trains_and_can_be_attacked(outputs):
     for command in commands:
         done = run_command("train.py", "-m", *SMALL, f"output_dir={outputs}", *command.split())
         assert done.returncode == 0, done.stderr
+    return defenses
+
+
+def test_every_defence_trains_and_can_be_attacked(outputs, defenses):
     for defense in defenses:
         run = outputs / "latest" / defense
         assert read(run / "classifier/result.json")["defense"] == defense
@@ -87,6 +93,44 @@ def test_every_defence_trains_and_can_be_attacked(outputs):
     weights = {read(outputs / "latest" / defense / "classifier/result.json")["checkpoint_sha256"]
                for defense in defenses}  # fmt: skip
     assert len(weights) == len(defenses) - 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "source"),
+    [
+        ("run={}/magnet source=bare attack=pgd_l2", "magnet-"),
+        ("run={}/magnet_classic source={}/classic attack=pgd_l2", "classic-"),
+        ("run={}/magnet attack=detector_aware_linf", None),
+    ],
+)
+def test_an_attacker_may_know_nothing_or_all_of_a_defence(outputs, defenses, typed, source):
+    assert "magnet" in defenses
+    typed = typed.replace("{}", str(outputs / "latest"))
+    done = run_command("evaluate.py", *typed.split(), "images=20", "attack.steps=3", "attack.eps=1",
+                       "logger=csv", f"output_dir={outputs}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pattern = "*-oblivious-*" if source else "detector_aware*"
+    newest = max((outputs / "eval").glob(f"magnet*/{pattern}/result.json"), key=lambda path:
+                 path.stat().st_mtime)  # fmt: skip
+    result = read(newest)
+    assert (result["source"] or "").startswith(source or "")
+    assert (result["source"] is None) == (source is None)
+    assert result["success_rate_undetected"] <= result["success_rate_verified"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("run={}/classic source=bare attack=fgsm", "has no bare classifier"),
+        ("run={}/classic source=/no attack=fgsm", "source=/no does not exist"),
+        ("run={}/classic attack=detector_aware_l2", "has no detectors"),
+    ],
+)
+def test_a_defence_without_what_an_attacker_asks_for(outputs, typed, says):
+    typed = typed.replace("{}", str(outputs / "latest"))
+    done = run_command("evaluate.py", *typed.split(), "logger=csv", f"output_dir={outputs}")
+    assert done.returncode == 2
+    assert says in done.stderr
 
 
 def test_a_phase_without_its_parent_names_the_command_to_run(tmp_path):

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from funn.build import build, function, locate
 from funn.config import check_types, read_config, read_launch, read_trials
 from funn.errors import UserError
-from funn.networks import DenseAutoEncoder
+from funn.magnet import MagNet
 from funn.schema import EvaluateConfig, ReportConfig, TrainConfig
 
 CONF = ROOT / "conf"
@@ -75,7 +75,8 @@ def test_every_training_option_is_valid_and_builds(option, tmp_path):
 
 @pytest.mark.parametrize("option", options(*EVALUATE_GROUPS))
 def test_every_attack_and_suite_is_valid_and_builds(option):
-    model = DenseAutoEncoder((1, 28, 28), [4], 6)
+    head = {"_target_": "funn.networks.Head", "features": 784, "classes": 10, "hidden": []}
+    model = MagNet(head, channels=1, filters=3)  # has the detectors that some attacks ask for
     found = trials(option)
     assert found
     for trial in found:

@@ -5,6 +5,7 @@ import torch
 
 from funn.adversarial_training import RobustTraining
 from funn.attacks import PGD
+from funn.attacks.detector_aware import DetectorAware
 from funn.build import build_module
 from funn.data import TensorBatches
 from funn.denoising import DenoisingTraining, add_noise, noise_for
@@ -59,6 +60,39 @@ def test_magnet_rejects_what_its_auto_encoders_cannot_restore(tmp_path):
     assert magnet.rejects(images[:100]).float().mean() <= 0.1
     strange = torch.rand(50, 1, 8, 8, generator=generator("strange")).round()
     assert magnet.rejects(strange).float().mean() > 0.9
+
+
+class Guarded(torch.nn.Module):
+    """Class 1 to the right of x0 = 0.5; rejects images with x1 above 0.2, which lies on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.thresholds = torch.tensor([0.2])
+
+    def forward(self, x):
+        push = 4 * (x[:, 0, 0, 0] - 0.5) + 4 * x[:, 0, 0, 1]
+        return torch.stack((torch.zeros_like(push), self.scale * push), dim=1)
+
+    def scores(self, x):
+        return x[:, 0, 0, 1:2]
+
+    def rejects(self, x):
+        return (self.scores(x) >= self.thresholds).any(1)
+
+
+def test_an_attacker_who_knows_the_detector_goes_around_it():
+    image, label = torch.tensor([[[[0.0, 0.0]]]]), torch.tensor([0])
+    model = Guarded()
+    blind = PGD(model, "l2", 0.45, steps=50).run(image, label)
+    assert blind.success
+    assert model.rejects(blind.adversarials)
+    aware = DetectorAware(model, "l2", 0.45, steps=50, weight=100.0).run(image, label)
+    assert aware.success
+    assert not model.rejects(aware.adversarials)
+    # Within 0.357 the boundary is in reach (0.354), but not without being seen (0.361).
+    assert PGD(model, "l2", 0.357, steps=50, step_size=0.1).run(image, label).success
+    assert not DetectorAware(model, "l2", 0.357, steps=50, weight=100.0).run(image, label).success
 
 
 def squares(count, shape=(1, 8, 8)):

@@ -1,5 +1,6 @@
 """The engine: victims, parts, iterations, any torchattacks attack."""
 
+import copy
 import json
 import sys
 
@@ -83,6 +84,29 @@ def test_an_attack_that_returns_nan_has_no_success(model, labelled, tmp_path):
     rows = attack_all(Broken(model), tmp_path, labelled)
     attacked = [row for row in rows if row["label"] == row["clean_prediction"]]
     assert not any(row["success_tracked"] or row["success_verified"] for row in attacked)
+
+
+def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp_path):
+    """An oblivious attacker: successes are tracked against one classifier, verified by another."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[3].weight += 0.1 * torch.randn(10, 20, generator=torch.Generator().manual_seed(1))
+    images, labels = labelled, labelled.labels
+    attack = DeepFool(other, steps=50)
+    attack_parts(attack, tmp_path, model, images, 16, "test", source=other)
+    merge(tmp_path, tmp_path / "records.parquet")
+    table = read_table(tmp_path / "records.parquet")
+    mine, theirs = predict(model, images.floats(), 60), predict(other, images.floats(), 60)
+    both = (mine == labels) & (theirs == labels)
+    figures = summarize(table)
+    assert figures["attacked"] == both.sum().item() > 5
+    assert figures["clean_accuracy"] == (mine == labels).double().mean().item()
+    assert figures["success_rate"] == 1
+    assert figures["success_rate_verified"] < 1
+    assert not any(table["rejected"].to_pylist())
+    for row in table.to_pylist():
+        if row["source_prediction"] != row["label"]:
+            assert row["l2"] == 0
 
 
 ATTACKS = {

@@ -31,7 +31,7 @@ def measure(adversarials, tracked):
         torch.cat(adversarials), torch.tensor(tracked), count, count / 10, 3 * count, 2 * count
     )
     labels = torch.zeros(len(adversarials), dtype=torch.int64)
-    return records(referee(Linear()), 10, clean, labels, labels, result)
+    return records(referee(Linear()), 10, clean, labels, labels, labels, result)
 
 
 def test_records_are_distances_and_margins_of_each_image():

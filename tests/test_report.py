@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 
 from funn.config import declared_attack, declared_training
 from funn.paper import ITERATIONS, TABLE_1
-from funn.report import others, overview, table_1
+from funn.report import others, overview, table_1, table_2
 from funn.report import report as make_report
 from funn.results import collect, differences
 from funn.schema import ReportConfig
@@ -18,7 +18,8 @@ KEYS = ("seed", "data", "init", "model", "adversarial", "beta", "gamma", "object
 FIGURES = {
     "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
     "noise_level_verified": 0.1, "rounding_share": 0.0, "attacked": 10, "images": 10,
-    "clean_accuracy": 1.0, "revision": "abc", "date": "2026-01-01", "seed": 0,
+    "clean_accuracy": 1.0, "success_rate_undetected": 0.3, "clean_rejected": 0.01,
+    "revision": "abc", "date": "2026-01-01", "seed": 0,
 }  # fmt: skip
 
 
@@ -41,6 +42,7 @@ def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(
         "protocol": protocol,
         "settings": declared_attack(attack, protocol) | dict(attacked),
         "settings_trained": settings,
+        "source": None,
     }
     (folder / "result.json").write_text(json.dumps(content | more))
     (folder / "status.json").write_text('{"state": "finished"}')
@@ -87,6 +89,19 @@ def test_other_settings_of_an_attack_stay_out_of_the_papers_rows(root):
     assert not shown
     titles = [row[0] for row in others(results, shown).rows]
     assert titles == ["fgsm (eps=0.1)", "gradient"]
+
+
+def test_what_another_classifier_was_attacked_for_is_in_table_2_alone(root):
+    write(root, "funn-1", "fgsm", success_rate=0.1)
+    write(root, "funn-1", "fgsm", success_rate=0.8, source="classic-2")
+    results = collect(root)
+    full, _ = table_1(results)
+    assert [row[5] for row in full.rows] == ["10.00 %"]
+    threats, _ = table_2(results)
+    assert [(row[2], row[3], row[7]) for row in threats.rows] == [
+        ("white-box", "1.61 %", "10.00 %"),
+        ("oblivious, of classic-2", "1.61 %", "80.00 %"),
+    ]
 
 
 def test_iterations_are_read_off_the_long_run(root):

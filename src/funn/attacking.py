@@ -23,17 +23,25 @@ _PART = 1000
 
 
 def attack_parts(
-    attack: Any, folder: Path, model: nn.Module, images: Images, batch_size: int, label: str
+    attack: Any,
+    folder: Path,
+    model: nn.Module,
+    images: Images,
+    batch_size: int,
+    label: str,
+    source: nn.Module | None = None,
 ) -> None:
     """Write the records of each part, attacking what an earlier run has not written.
 
     Args:
-        attack: any attack with torchattacks' interface, on `model`.
+        attack: any attack with torchattacks' interface, on `model`, or on `source`.
         folder: where the parts lie until they are merged.
         model: the classifier.
         images: what to attack.
         batch_size: most images in one forward pass.
         label: text of the progress bar.
+        source: the classifier that the attack sees, if not `model` itself: what fools it is then
+            shown to `model`.
     """
     judge = referee(model)
     total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
@@ -45,8 +53,9 @@ def attack_parts(
                 start = time.perf_counter()
                 x = to_unit(images.images[first : first + size])
                 predictions = predict(model, x, batch_size)
-                result = run_attack(attack, x, labels, predictions, batch_size)
-                table = records(judge, first, x, labels, predictions, result)
+                seen = predictions if source is None else predict(source, x, batch_size)
+                result = run_attack(attack, x, labels, seen, batch_size)
+                table = records(judge, first, x, labels, predictions, seen, result)
                 if first == 0:
                     write_examples(folder / "examples.png", x, result.adversarials)
                 write_table(path, table, seconds=time.perf_counter() - start)

@@ -84,6 +84,8 @@ def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
         victim, spec = victims.own(config.victim), config.data
     data: ImageData = build(spec, data_dir=Path(config.data_dir))
     victims.check(victim, data.test.floats(2), data.test.labels)
+    if config.source is not None:
+        victim = victims.seen_as(victim, config.source)
     return victim, data
 
 
@@ -98,7 +100,7 @@ def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> Stag
         "sources": {name: code_hash(name) for name in sources},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
-    name = f"{trial.name}-{trial.protocol}"
+    name = f"{trial.name}-{trial.protocol}{'' if victim.source is None else '-oblivious'}"
     return StageFolder(name, digest, root / f"{name}-{digest}")
 
 
@@ -114,8 +116,12 @@ def run_trial(
             log.info("%s: reused %s", folder.name, folder.path)
             return
         with folder.reporting():
-            attack = build(trial.spec, with_thin_convolutions(victim.model))
-            attack_parts(attack, folder.path, victim.model, test, config.batch_size, folder.name)
+            seen = victim.model if victim.source is None else victim.source
+            attack = build(trial.spec, with_thin_convolutions(seen))
+            attack_parts(
+                attack, folder.path, victim.model, test, config.batch_size, folder.name,
+                victim.source,
+            )  # fmt: skip
             seconds = merge(folder.path, folder.path / RECORDS)
             write_json(
                 folder.path / RESULT,

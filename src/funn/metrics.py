@@ -24,7 +24,8 @@ def summarize(records: pa.Table) -> dict[str, Any]:
     give another result.
     """
     column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
-    right = column["label"] == column["clean_prediction"]
+    classified = column["label"] == column["clean_prediction"]
+    right = classified & (column["label"] == column["source_prediction"])
     attacked = int(right.sum())
     tracked = column["success_tracked"] & right
     verified = column["success_verified"] & right
@@ -32,13 +33,15 @@ def summarize(records: pa.Table) -> dict[str, Any]:
     return {
         "images": len(right),
         "attacked": attacked,
-        "clean_accuracy": _ratio(attacked, len(right)),
+        "clean_accuracy": _ratio(int(classified.sum()), len(right)),
+        "clean_rejected": _ratio(int(column["clean_rejected"].sum()), len(right)),
         "successes": int(tracked.sum()),
         "success_rate": _ratio(int(tracked.sum()), attacked),
         "success_interval": wilson(int(tracked.sum()), attacked),
         "successes_verified": int(verified.sum()),
         "success_rate_verified": _ratio(int(verified.sum()), attacked),
         "success_interval_verified": wilson(int(verified.sum()), attacked),
+        "success_rate_undetected": _ratio(int((verified & ~column["rejected"]).sum()), attacked),
         "noise_level": _mean(l2[tracked]),
         "noise_level_verified": _mean(l2[verified]),
         "median_l2": _median_with_failures(l2[right], tracked[right]),
@@ -74,7 +77,9 @@ def iteration_curve(records: pa.Table) -> dict[str, list[Any]]:
         `verified`.
     """
     column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
-    right = column["label"] == column["clean_prediction"]
+    right = (column["label"] == column["clean_prediction"]) & (
+        column["label"] == column["source_prediction"]
+    )
     step = column["step"][right]
     tracked, verified = column["success_tracked"][right], column["success_verified"][right]
     steps = np.unique(step[tracked])

@@ -18,8 +18,11 @@ SCHEMA = pa.schema(
         "input_hash": pa.string(),
         "label": pa.int64(),
         "clean_prediction": pa.int64(),
+        "clean_rejected": pa.bool_(),
+        "source_prediction": pa.int64(),
         "success_tracked": pa.bool_(),
         "success_verified": pa.bool_(),
+        "rejected": pa.bool_(),
         "step": pa.int64(),
         "l0": pa.int64(),
         "l1": pa.float64(),
@@ -45,6 +48,7 @@ def records(
     images: Tensor,
     labels: Tensor,
     predictions: Tensor,
+    source_predictions: Tensor,
     result: AttackResult,
 ) -> pa.Table:
     """Measure each adversarial image.
@@ -52,7 +56,8 @@ def records(
     `success_verified`: the returned float32 image is misclassified by the float64 copy, lies in
     [0, 1] and is finite. `margin` = z_label minus the highest other logit there, in float64:
     negative for a misclassified image. `closest` is the least |margin| that the attack itself saw
-    on its way, in float32.
+    on its way, in float32. `rejected`: a detector of the classifier's, if it has any (a method
+    `rejects`), rejects the returned image; `clean_rejected`: the clean one.
 
     Args:
         judge: the float64 copy of the classifier.
@@ -60,6 +65,7 @@ def records(
         images: clean images (N, C, H, W) in [0, 1].
         labels: (N,).
         predictions: the classifier's predictions of the clean images (N,), int64.
+        source_predictions: those of the classifier that the attack saw, often the same one.
         result: what the attack returned.
 
     Returns:
@@ -69,13 +75,17 @@ def records(
     flat = adversarials.flatten(1)
     legal = ((flat >= 0) & (flat <= 1)).all(1)  # false for NaN
     margin = margins(judge(adversarials.double()), labels)
+    rejects = getattr(judge, "rejects", lambda x: torch.zeros(len(x), dtype=torch.bool))
     distance = (adversarials.double() - images.double()).flatten(1)
     columns = {
         "index": torch.arange(first, first + len(images)),
         "label": labels,
         "clean_prediction": predictions,
+        "clean_rejected": rejects(images.double()),
+        "source_prediction": source_predictions,
         "success_tracked": result.success,
         "success_verified": legal & (margin < 0),
+        "rejected": rejects(adversarials.double()),
         "step": result.step,
         "l0": (distance != 0).sum(1),
         "l1": distance.norm(p=1, dim=1),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from funn.errors import UserError
 from funn.files import replace_file
 from funn.metrics import noise, percent
-from funn.paper import ITERATIONS, TABLE_1, Reported
+from funn.paper import ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
 from funn.results import Result, collect, find, representatives, titled
 from funn.schema import ReportConfig
 
@@ -20,6 +20,11 @@ _HEADER = (
     "success verified", "noise tracked", "noise verified", "rounding", "attacked", "images",
     "clean accuracy", "run",
 )  # fmt: skip
+_THREAT_HEADER = (
+    "attack", "encoder", "the attacker knows", "paper", "protocol", "success undetected",
+    "success verified", "success tracked", "noise tracked", "attacked", "images", "clean accuracy",
+    "clean rejected", "run",
+)  # fmt: skip
 _PROTOCOLS = ("foolbox1", "strict")
 _LEGEND = (
     "Success is the share of the images that the classifier gets right (the attacked ones) that "
@@ -27,7 +32,9 @@ _LEGEND = (
     "misclassifies in the image that was returned (verified). Noise is the mean L2 norm over "
     "those successes (Eq. 9). Rounding is the share of tracked successes whose margin is below "
     "1e-4. Under foolbox1 attacks follow the paper's tool; under strict epsilon is fixed and "
-    "DeepFool follows its authors."
+    "DeepFool follows its authors. An oblivious attacker attacks another classifier: a tracked "
+    "success fools that one, a verified success fools the defended one too, an undetected success "
+    "is moreover not rejected by a detector."
 )
 
 
@@ -58,7 +65,9 @@ def report(config: ReportConfig) -> Path:
         )
     short, chosen = overview(results)
     full, shown = table_1(results)
-    tables = [table for table in (short, full, others(results, shown)) if table.rows]
+    threats, known = table_2(results)
+    rest = others(results, [*shown, *known])
+    tables = [table for table in (short, full, threats, rest) if table.rows]
     source = origin(chosen or results)
     folder = root / "report"
     for table in tables:
@@ -115,6 +124,27 @@ def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
 
 
+def table_2(results: Sequence[Result]) -> tuple[Table, list[Result]]:
+    """Table 2: each defence where the attacker knows of it, and where it does not.
+
+    Returns:
+        The table, and the results that it shows.
+    """
+    every = (*TABLE_2, *STRONGER)
+    runs = representatives(results, every)
+    rows, shown = [], []
+    for row in every:
+        for defense, run in runs.items():
+            for source in dict.fromkeys(r["source"] for r in results if r["run"] == run):
+                for protocol in _PROTOCOLS:
+                    result = find(results, run, row, protocol, source)
+                    if result is not None:
+                        reported = row.cells.get(defense, Reported(None, None))
+                        rows.append([row.title, *_threat_cells(reported, result)])
+                        shown.append(result)
+    return Table("table2", "Table 2, by what the attacker knows", _THREAT_HEADER, rows), shown
+
+
 def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
     """Every result that is in no row of the paper's table: other attacks, other settings."""
     folders = {result["folder"] for result in shown}
@@ -147,6 +177,24 @@ def _cells(reported: Reported, result: Result) -> list[str]:
         str(result["attacked"]),
         str(result["images"]),
         percent(result["clean_accuracy"]),
+        result["folder"],
+    ]
+
+
+def _threat_cells(reported: Reported, result: Result) -> list[str]:
+    return [
+        result["encoder"],
+        "white-box" if result["source"] is None else f"oblivious, of {result['source']}",
+        percent(reported.success_rate),
+        result["protocol"],
+        percent(result["success_rate_undetected"]),
+        percent(result["success_rate_verified"]),
+        percent(result["success_rate"]),
+        noise(result["noise_level"]),
+        str(result["attacked"]),
+        str(result["images"]),
+        percent(result["clean_accuracy"]),
+        percent(result["clean_rejected"]),
         result["folder"],
     ]
 

@@ -92,11 +92,16 @@ def representatives(results: Sequence[Result], rows: Sequence[Row]) -> dict[str,
     return {defense: run for defense, (_, run) in best.items()}
 
 
-def find(results: Sequence[Result], run: str, row: Row, protocol: str) -> Result | None:
-    """The result for a cell: of several the one of the most images, and of those the newest."""
+def find(
+    results: Sequence[Result], run: str, row: Row, protocol: str, source: str | None = None
+) -> Result | None:
+    """The result for a cell: of several the one of the most images, and of those the newest.
+
+    `source` is the run whose classifier the attack saw; None for the run itself.
+    """
     cells = []
     for age, result in enumerate(results):
-        if (result["run"], result["attack"]) != (run, row.attack):
+        if (result["run"], result["attack"], result["source"]) != (run, row.attack, source):
             continue
         if result["protocol"] not in (protocol, "both"):
             continue

@@ -120,6 +120,7 @@ class EvaluateConfig:
 
     run: str | None = None
     victim: str | None = None
+    source: str | None = None
     attack: Node | None = None
     suite: Node | None = None
     data: Node = MISSING
@@ -152,6 +153,12 @@ class EvaluateConfig:
                 Path(self.run).exists(),
                 f"run={self.run} does not exist: give the folder that src/train.py printed last, "
                 "such as outputs/latest/funn",
+            )
+        if self.source not in (None, "bare"):
+            require(
+                Path(str(self.source)).exists(),
+                f"source={self.source} does not exist: give bare, or a folder that src/train.py "
+                "printed last, such as outputs/latest/classic",
             )
         at_least("batch_size", self.batch_size, 1)
         if self.images is not None:

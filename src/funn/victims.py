@@ -3,7 +3,7 @@
 import hashlib
 import pkgutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Victim:
         model: images (N, C, H, W) in [0, 1] to logits (N, classes), in eval mode.
         digest: SHA-256 of its checkpoint, or of its weights.
         run: the finished run that it is; None for a user's own.
+        source: the classifier that an attacker sees who does not know of the defence; None where
+            the attacker sees `model` itself.
         facts: what its results say of it: defence, seed, checkpoints.
     """
 
@@ -33,6 +35,7 @@ class Victim:
     digest: str
     run: Run | None
     facts: dict[str, Any]
+    source: nn.Module | None = None
 
 
 def trained(path: str) -> Victim:
@@ -55,6 +58,7 @@ def trained(path: str) -> Victim:
         "parents": [own, *result["parents"]],
         "trained": result["config"],
         "settings_trained": result["settings"],
+        "source": None,
     }
     return Victim(run.name, load_classifier(run.folder), own["sha256"], run, facts)
 
@@ -91,8 +95,39 @@ def own(name: str) -> Victim:
         "parents": [],
         "trained": None,
         "settings_trained": None,
+        "source": None,
     }
     return Victim(label, model.eval(), digest.hexdigest(), None, facts)
+
+
+def seen_as(victim: Victim, source: str) -> Victim:
+    """Return the victim with the classifier that an oblivious attacker sees instead of it.
+
+    Args:
+        victim: the defended classifier.
+        source: a run folder, or "bare": the classifier behind the victim's own defence.
+
+    Raises:
+        UserError: if there is no such classifier.
+    """
+    if source == "bare":
+        bare = getattr(victim.model, "classifier", None)
+        if not isinstance(bare, nn.Module):
+            raise UserError(
+                f"{victim.name} has no bare classifier behind its defence: give a run, such as "
+                "source=outputs/latest/classic"
+            )
+        name, digest = f"{victim.name}/bare", "bare"
+    else:
+        run = find_run(source)
+        name, digest = run.name, run.result["checkpoint_sha256"]
+        bare = load_classifier(run.folder)
+    return replace(
+        victim,
+        source=bare,
+        digest=hashlib.sha256(f"{victim.digest} {digest}".encode()).hexdigest(),
+        facts={**victim.facts, "source": name},
+    )
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from funn.attacks.base import BatchedAttack
 from funn.attacks.bim import BIM
 from funn.attacks.deepfool import DeepFool
+from funn.attacks.detector_aware import DetectorAware
 from funn.attacks.fgsm import FGSM
 from funn.attacks.gradient import Gradient
 from funn.attacks.local_search import LocalSearch
@@ -17,6 +18,7 @@ __all__ = [
     "AttackResult",
     "BatchedAttack",
     "DeepFool",
+    "DetectorAware",
     "Gradient",
     "LocalSearch",
     "SinglePixel",

@@ -19,9 +19,17 @@ def cross_entropy_gradient(logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
     Returns:
         (N, C, H, W); zero for an image whose gradient is not finite, so that it does not move.
     """
+    return finite_gradient(F.cross_entropy(logits, labels, reduction="none"), x)
+
+
+def finite_gradient(values: Tensor, x: Tensor) -> Tensor:
+    """Differentiate each image's value (B,) with respect to x (N, C, H, W).
+
+    Returns:
+        (N, C, H, W); zero for an image whose gradient is not finite, so that it does not move.
+    """
     # The sum, for the mean would make an image's gradient depend on the size of its batch.
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    gradient: Tensor = torch.autograd.grad(loss, x)[0]
+    gradient: Tensor = torch.autograd.grad(values.sum(), x)[0]
     finite = gradient.flatten(1).sum(1).isfinite()  # a sum with infinity or NaN is not
     return torch.where(finite[:, None, None, None], gradient, 0.0)
 

@@ -3,10 +3,11 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.attacks.base import BatchedAttack, Model
-from funn.attacks.cross_entropy import cross_entropy_gradient
+from funn.attacks.cross_entropy import finite_gradient
 from funn.attacks.gradient import unit
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
@@ -70,10 +71,15 @@ class PGD(BatchedAttack):
                     logits = model(x)
                     total = restart * self.steps + number
                     kept = tally.judge(batch, logits.detach(), labels[batch], total)
+                    caught = tally.success[batch] & ~self.evades(x.detach())
+                    tally.success[batch[caught]] = False
+                    tally.step[batch[caught]] = -1
+                    kept |= caught
                     going.append(batch[kept])
                     if number == self.steps or not kept.any():
                         continue
-                    gradient = cross_entropy_gradient(logits[kept], labels[batch[kept]], x)[kept]
+                    values = self.objective(logits, labels[batch], x)
+                    gradient = finite_gradient(values[kept], x)[kept]
                     tally.backwards[batch[kept]] += 1
                     batch = batch[kept]
                     tally.adversarials[batch] = ascent(
@@ -82,6 +88,15 @@ class PGD(BatchedAttack):
                     )  # fmt: skip
                 active = torch.cat(going)
         return tally.result()
+
+    def objective(self, logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
+        """What is climbed, (B,), from logits (B, K) of x (B, C, H, W): the cross-entropy."""
+        del x
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def evades(self, x: Tensor) -> Tensor:
+        """Whether images (B, C, H, W) that are misclassified count as successes, bool (B,)."""
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
 
     def _starts(self, images: Tensor, restart: int) -> Tensor:
         """Uniform in each image's ball and the box (N, C, H, W)."""
