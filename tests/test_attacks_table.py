@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from hydra import initialize_config_dir
 from torch import nn
 
 import funn.attacks
@@ -25,6 +23,8 @@ from funn.attacks import (
     LocalSearch,
     SinglePixel,
 )  # fmt: skip
+from funn.build import build
+from funn.config import declared_attack
 from funn.records import margins
 
 
@@ -406,14 +406,12 @@ CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "attack").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_attacks(path: Path, protocol: str) -> None:
     with initialize_config_dir(str(path.parents[1]), version_base="1.3"):
-        config = compose("evaluate", [f"attack={path.stem}", f"protocol={protocol}"])
-    OmegaConf.set_struct(config, False)
+        spec = declared_attack(path.stem, protocol)
     model = Watched()
-    config.attack.pop("images", None)  # how many an evaluation attacks
-    attack = instantiate(config.attack, model=model)
+    attack = build(spec, model)
     images, labels = draw(model, 2)
     assert attack(images, labels).shape == images.shape
-    if "protocol" in config.attack and isinstance(attack, LocalSearch):
+    if "protocol" in spec and isinstance(attack, LocalSearch):
         assert attack.order == {"strict": "fixed", "foolbox1": "foolbox1"}[protocol]
-    elif "protocol" in config.attack:
+    elif "protocol" in spec:
         assert attack.protocol == protocol

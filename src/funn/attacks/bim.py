@@ -204,7 +204,7 @@ def _way(
     """
     nearest = sizes.new_full(sizes.shape, torch.inf, dtype=torch.float64)
     first = torch.zeros_like(labels)
-    best = x = clean
+    best, x = clean.clone(), clean
     sizes = sizes[:, None, None, None]
     for number in range(1, steps + 1):
         x = (x + sizes * gradient.sign()).clamp(0, 1).requires_grad_()
@@ -213,11 +213,13 @@ def _way(
             gradient = cross_entropy_gradient(logits, labels, x)
         x = x.detach()
         see(logits.detach())
-        wrong = fooled(logits.detach(), labels)
-        first = torch.where(wrong & (first == 0), number, first)
-        distance = (x - clean).double().square().sum((1, 2, 3))
-        closer = wrong & (distance < nearest)
-        nearest = torch.where(closer, distance, nearest)
-        shown = closer | nearest.isinf()
-        best = torch.where(shown[:, None, None, None], x, best)
+        wrong = fooled(logits.detach(), labels).nonzero()[:, 0]
+        if len(wrong):
+            first[wrong[first[wrong] == 0]] = number
+            distance = (x[wrong] - clean[wrong]).double().square().sum((1, 2, 3))
+            closer = distance < nearest[wrong]
+            nearest[wrong[closer]] = distance[closer]
+            best[wrong[closer]] = x[wrong[closer]]
+    failed = nearest.isinf()
+    best[failed] = x[failed]
     return nearest, best, first

@@ -31,7 +31,7 @@ def finite_gradient(values: Tensor, x: Tensor) -> Tensor:
     # The sum, for the mean would make an image's gradient depend on the size of its batch.
     gradient: Tensor = torch.autograd.grad(values.sum(), x)[0]
     finite = gradient.flatten(1).sum(1).isfinite()  # a sum with infinity or NaN is not
-    return torch.where(finite[:, None, None, None], gradient, 0.0)
+    return gradient if finite.all() else gradient.where(finite[:, None, None, None], 0.0)
 
 
 def clean_gradients(
