@@ -8,10 +8,12 @@ from hydra import initialize_config_dir
 
 from funn.config import declared_attack, declared_training
 from funn.paper import ITERATIONS, TABLE_1
+from funn.plots import against_beta, against_iterations, paths
 from funn.report import others, overview, table_1, table_2
 from funn.report import report as make_report
-from funn.results import collect, differences
+from funn.results import collect, differences, representatives
 from funn.schema import ReportConfig
+from funn.verdict import findings
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
 KEYS = ("seed", "data", "init", "model", "adversarial", "beta", "gamma", "objective", "classifier")
@@ -122,12 +124,89 @@ def test_a_users_own_classifier_is_reported_under_its_name(root):
     assert "seed -." in (root / "report/origin.txt").read_text()
 
 
+def say(results):
+    return [finding.text for finding in findings(results, representatives(results, TABLE_1))]
+
+
+def deepfool(root, run, protocol, rate, verified, level=0.5):
+    figures = {"success_rate": rate, "success_rate_verified": verified, "noise_level": level}
+    write(root, run, "deepfool_l2", protocol, **figures)
+
+
+@pytest.mark.parametrize(("rate", "holds"), [(0.98, False), (0.01, True)])
+def test_the_verdict_follows_from_the_numbers(root, rate, holds):
+    deepfool(root, "funn-1", "strict", rate, rate)
+    (text,) = say(collect(root))
+    assert ("does not hold" in text) == (not holds)
+    assert f"{100 * rate:.2f} % (paper: 0.54 %)" in text
+    assert "foolbox1" not in text
+
+
+@pytest.mark.parametrize(("level", "word"), [(0.4, "less"), (0.9, "more")])
+def test_noise_is_compared_as_it_is(root, level, word):
+    deepfool(root, "funn-1", "strict", 0.9, 0.9, level)
+    assert len(say(collect(root))) == 1
+    deepfool(root, "classic-1", "strict", 0.9, 0.9, 0.5)
+    assert f"FUNN is fooled with {word} noise" in say(collect(root))[1]
+
+
+def test_an_explanation_is_shown_while_its_condition_holds(root):
+    deepfool(root, "funn-1", "foolbox1", 0.98, 0.54)
+    assert (
+        "44.00 % of the images are fooled under foolbox1 in float32 only" in say(collect(root))[1]
+    )
+    deepfool(root, "funn-1", "foolbox1", 0.98, 0.97)
+    assert len(say(collect(root))) == 1
+
+
+def test_no_results_of_funn_no_verdict(root):
+    deepfool(root, "classic-1", "strict", 0.9, 0.9)
+    assert say(collect(root)) == []
+
+
+def test_plots_hold_the_numbers(root):
+    curve = {"steps": [1, 7], "tracked": [0.25, 0.75], "verified": [0.2, 0.7]}
+    write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000}, curve=curve)
+    write(root, "funn-2", "deepfool_l2", trained={"beta": 9}, attacked={"steps": 1000}, curve=curve)
+    results = collect(root)
+    (line,) = against_iterations(results, {"funn": "funn-1"}).data
+    assert list(line.x) == [0.5, 1, 7, 1000]
+    assert list(line.y) == [0, 0.25, 0.75, 0.75]
+    assert against_beta(root) is None
+    for beta in (0.1, 0.02, 0.01):
+        for seed in (0, 1) if beta == 0.01 else (0,):
+            folder = root / f"train/funn-{beta}-{seed}/adversarial"
+            folder.mkdir(parents=True)
+            metrics = {"perturbation": 2 * beta, "error": beta, "defender_clean": beta / 2}
+            settings = {"beta": beta, "seed": seed}
+            content = {"defense": "funn", "settings": settings, "metrics": metrics}
+            (folder / "result.json").write_text(json.dumps(content))
+    perturbation, error, _ = against_beta(root).data
+    assert list(error.x) == list(error.y) == [0.01, 0.02, 0.1]
+    assert list(perturbation.y) == [0.02, 0.04, 0.2]
+
+
+def test_figure_2_is_the_way_of_the_newest_runs(root):
+    folder = root / "latest/funn/adversarial"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"config": {"beta": 0.01}}')
+    (folder / "metrics.csv").write_text(
+        "epoch,step,epoch/perturbation,epoch/error\n1,50,,\n1,468,0.1,0.02\n2,936,0.2,0.03\n"
+    )
+    (line,) = paths(root).data
+    assert list(line.x) == [0.1, 0.2]
+    assert list(line.y) == [0.02, 0.03]
+
+
 def test_unfinished_and_unknown_results(root):
     """A result of an attack or a defence that conf/ has no more names all of its settings."""
     write(root, "funn-1")
     (root / "eval/funn-1/fgsm-strict-0/status.json").write_text('{"state": "running"}')
     gone = {"defense": "gone", "attack": "away", "settings": {"eps": 1}}
     write(root, "funn-2", **gone, trained={"seed": 3})
+    write(root, "funn-3")
+    path = root / "eval/funn-3/fgsm-strict-2/result.json"
+    path.write_text('{"attack": "fgsm", "protocol": "strict"}')  # of an older revision
     (result,) = collect(root)
     assert result["attack_changes"] == ["eps=1"]
     assert result["encoder"].startswith("gone (seed=3, ")

@@ -1,4 +1,4 @@
-"""What the paper reports: Tables 1 and 2, and the iteration figures of section 4.3."""
+"""What the paper reports (Tables 1 and 2, section 4.3), and where it is silent or wrong."""
 
 from typing import NamedTuple
 
@@ -103,4 +103,25 @@ STRONGER = (
     Row("PGD (eps=0.1, Linf)", "pgd_linf", None, {}),
     Row("PGD, detector-aware (eps=1, L2)", "detector_aware_l2", None, {}),
     Row("PGD, detector-aware (eps=0.1, Linf)", "detector_aware_linf", None, {}),
+)
+# Where the paper is silent or wrong, and what was chosen.
+CHOICES = (
+    "Eq. 8 is printed with the sign that rewards the attacker for failing. Eq. 5 asks for an error "
+    "of at least beta: the penalty here is gamma * max(beta - error, 0). defense=funn_printed "
+    "keeps the printed one.",
+    "The init phase cites Eq. 3, which could mean training the defender on attacked images. Here "
+    "both auto-encoders restore clean images; objective=eq3_init is the other reading.",
+    "The sizes of Figure 3 are not in the text: channels 16 and 32, 64 features, a uniform vector "
+    "of 16, one attacker step and then one defender step a batch.",
+    "beta and the losses are mean squared errors per pixel; noise levels are L2 norms. Section 4.3 "
+    "compares the two: a noise level of 0.73 is an mse of 0.0007, fifteen times below beta.",
+    "The paper says that an MNIST image is about 0.07 from a black one. That is the mse to the "
+    "mean image (0.067), the most error that an uninformative image can force; to a black image "
+    "it is 0.11.",
+    "How images that are misclassified without an attack count is not said. Here only correctly "
+    "classified images are attacked.",
+    "In Table 2 MagNet's figures are of attacks that did not know of MagNet, with detected images "
+    "counted as defended; FUNN's are white-box.",
+    "FUNN's rows for FGSM and Iterative are printed in bold though the classic encoder does "
+    "better there.",
 )

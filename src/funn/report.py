@@ -1,18 +1,19 @@
 """Tables from the files under outputs/: the paper's figures with ours beside them."""
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from funn.errors import UserError
 from funn.files import replace_file
 from funn.metrics import noise, percent
-from funn.paper import ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
+from funn.page import Table, page
+from funn.paper import CHOICES, ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
+from funn.plots import against_beta, against_iterations, paths
 from funn.results import Result, collect, find, representatives, titled
 from funn.schema import ReportConfig
+from funn.verdict import findings
 
 _ROWS = (*TABLE_1, *ITERATIONS)
 _HEADER = (
@@ -36,15 +37,6 @@ _LEGEND = (
     "success fools that one, a verified success fools the defended one too, an undetected success "
     "is moreover not rejected by a detector."
 )
-
-
-class Table(NamedTuple):
-    """A table of text, with the names of its columns."""
-
-    name: str
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def report(config: ReportConfig) -> Path:
@@ -73,7 +65,15 @@ def report(config: ReportConfig) -> Path:
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
-    replace_file(folder / "index.html", page(tables, source).encode())
+    runs = representatives(results, _ROWS)
+    plots = {
+        "iterations": against_iterations(results, runs),
+        "figure2": paths(root),
+        "beta": against_beta(root),
+    }
+    drawn = {name: plot for name, plot in plots.items() if plot is not None}
+    text = page(tables, findings(results, runs), drawn, CHOICES, _LEGEND, source)
+    replace_file(folder / "index.html", text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
@@ -218,28 +218,3 @@ def comma_separated(table: Table) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([table.header, *table.rows])
     return stream.getvalue()
-
-
-def page(tables: Sequence[Table], source: str) -> str:
-    """All tables on one self-contained HTML page."""
-    body = "".join(f"<h2>{html.escape(table.title)}</h2>{_html(table)}" for table in tables)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>FUNN: the paper's tables and ours</title>"
-        "<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;"
-        "margin:2rem auto;max-width:90rem;padding:0 1rem}div{overflow-x:auto}"
-        "table{border-collapse:collapse;font-size:.85rem}th,td{padding:.3rem .6rem;"
-        "border-bottom:1px solid #8886;text-align:right;white-space:nowrap}"
-        "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style>"
-        f"<h1>FUNN, reproduced</h1><p>{html.escape(source)}</p>{body}"
-        f"<p>{html.escape(_LEGEND)}</p></html>\n"
-    )
-
-
-def _html(table: Table) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    rows = "".join(line(row, "td") for row in table.rows)
-    return f"<div><table>{line(table.header, 'th')}{rows}</table></div>"

@@ -4,6 +4,7 @@ A table's row has settings: those that conf/ declares. A result belongs to it on
 them; an encoder that was trained with others is named with the difference.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,11 @@ from funn.files import read_json
 from funn.paper import Row
 from funn.stage_folder import RESULT, STATUS
 
+log = logging.getLogger(__name__)
+
 Result = dict[str, Any]
+# What the tables look for; results of older revisions lack some of it.
+_NEEDED = {"settings", "settings_trained", "source", "clean_rejected", "success_rate_undetected"}
 
 
 def collect(root: Path) -> list[Result]:
@@ -30,6 +35,9 @@ def collect(root: Path) -> list[Result]:
     for path in paths:
         content, status = read_json(path), read_json(path.parent / STATUS)
         if content is None or status is None or status.get("state") != "finished":
+            continue
+        if not content.keys() >= _NEEDED:
+            log.warning("%s is left out: an older revision wrote it, evaluate again", path.parent)
             continue
         settings = content["settings_trained"]
         changes = []

@@ -1,0 +1,116 @@
+"""The report as one HTML page that needs no network."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from funn.verdict import Finding
+
+_STYLE = """
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
+h1{line-height:1.2}
+.wide{overflow-x:auto;margin-bottom:.5rem}
+table{border-collapse:collapse;font-size:.85rem}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #8886;text-align:right;white-space:nowrap}
+th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
+thead th{position:sticky;top:0;background:Canvas}
+.interpretation{border-left:.25rem solid #8886;padding-left:.75rem;list-style:none}
+small{opacity:.8}
+@media print{body{max-width:none;margin:0}details{display:block}.plot{break-inside:avoid}}
+"""
+
+
+class Table(NamedTuple):
+    """A table of text, with the names of its columns.
+
+    Attributes:
+        name: of its CSV and Markdown files.
+        title: above it.
+        header: names of the columns.
+        rows: text; a cell of the column "run" is a folder under outputs/.
+    """
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def page(
+    tables: Sequence[Table],
+    findings: Sequence[Finding],
+    plots: Mapping[str, go.Figure],
+    choices: Sequence[str],
+    legend: str,
+    source: str,
+) -> str:
+    """Write the page.
+
+    Args:
+        tables: the first is shown with the findings, the others below the plots.
+        findings: what the results say.
+        plots: by the name of their place on the page.
+        choices: where the paper is silent or wrong, and what was chosen.
+        legend: what the tables' columns mean.
+        source: when and from what the results come.
+    """
+    first, *rest = tables
+    # The library is 4 MB: nothing of it where there is nothing to draw.
+    library = f"<script>{get_plotlyjs()}</script>" if plots else ""
+    drawn = "".join(
+        f'<div class="plot">{_plot(name, figure)}</div>' for name, figure in plots.items()
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<title>FUNN: the paper's tables and ours</title><style>{_STYLE}</style>{library}"
+        "</head><body><h1>FUNN, reproduced</h1>"
+        f"{_findings(findings)}{_table(first)}<p><small>{html.escape(legend)}</small></p>{drawn}"
+        f"{''.join(_table(table) for table in rest)}"
+        "<h2>Where the paper is silent or wrong, and what was chosen</h2>"
+        f"<ul>{''.join(f'<li>{html.escape(choice)}</li>' for choice in choices)}</ul>"
+        f"<h2>Where this comes from</h2><p>{html.escape(source)}</p></body></html>\n"
+    )
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    items = "".join(
+        f'<li class="interpretation"><small>Interpretation.</small> {html.escape(text)}</li>'
+        if interpretation
+        else f"<li>{html.escape(text)}</li>"
+        for text, interpretation in findings
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _plot(name: str, figure: go.Figure) -> str:
+    shown = {"responsive": True, "displayModeBar": False}
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=shown)
+    return text
+
+
+def _table(table: Table) -> str:
+    def cell(column: str, text: str) -> str:
+        if column == "run":  # the page lies in outputs/report
+            return f'<a href="../{html.escape(text)}/result.json">{html.escape(text)}</a>'
+        return html.escape(text)
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{cell(name, text)}</td>" for name, text in zip(table.header, row, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<h2>{html.escape(table.title)}</h2><div class="wide"><table><thead><tr>{head}</tr>'
+        f'</thead><tbody>{rows}</tbody></table></div><p><small><a href="{table.name}.csv">CSV</a>, '
+        f'<a href="{table.name}.md">Markdown</a></small></p>'
+    )
