@@ -11,7 +11,7 @@ from torch import Tensor
 
 from funn.attacks.pgd import Norm, ascent, random_start
 from funn.build import build_module
-from funn.data import ImageData, TensorBatches
+from funn.data import ImageData
 from funn.networks import Classifier
 from funn.phases import classifier_spec
 from funn.schema import TrainConfig
@@ -71,11 +71,7 @@ class AdversarialTraining(Stage):
             seed=config.seed,
             log_every=config.log_every,
         )
-        return Fit(
-            module=module.train(),
-            batches=TensorBatches(*data.train, settings.batch_size, config.seed),
-            epochs=settings.epochs,
-        )
+        return Fit.on_images(module, data.train, settings, config.seed)
 
 
 class RobustTraining(StageModule):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funn.checkpoint import load
-from funn.data import ImageData, TensorBatches
+from funn.data import ImageData
 from funn.networks import AutoEncoder
 from funn.objectives import mse
 from funn.schema import TrainConfig
@@ -59,11 +59,7 @@ class Denoising(Stage):
             seed=config.seed,
             log_every=config.log_every,
         )
-        return Fit(
-            module=module.train(),
-            batches=TensorBatches(*data.train, settings.batch_size, config.seed),
-            epochs=settings.epochs,
-        )
+        return Fit.on_images(module, data.train, settings, config.seed)
 
 
 class DenoisingTraining(StageModule):

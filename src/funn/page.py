@@ -1,5 +1,6 @@
 """The report as one HTML page that needs no network."""
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,6 +21,8 @@ th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 thead th{position:sticky;top:0;background:Canvas}
 .interpretation{border-left:.25rem solid #8886;padding-left:.75rem;list-style:none}
 small{opacity:.8}
+figure{margin:1rem 0}
+img{max-width:100%;image-rendering:pixelated}
 @media print{body{max-width:none;margin:0}details{display:block}.plot{break-inside:avoid}}
 """
 
@@ -44,6 +47,7 @@ def page(
     tables: Sequence[Table],
     findings: Sequence[Finding],
     plots: Mapping[str, go.Figure],
+    pictures: Mapping[str, bytes],
     choices: Sequence[str],
     legend: str,
     source: str,
@@ -54,6 +58,7 @@ def page(
         tables: the first is shown with the findings, the others below the plots.
         findings: what the results say.
         plots: by the name of their place on the page.
+        pictures: PNG files by what they show.
         choices: where the paper is silent or wrong, and what was chosen.
         legend: what the tables' columns mean.
         source: when and from what the results come.
@@ -64,13 +69,14 @@ def page(
     drawn = "".join(
         f'<div class="plot">{_plot(name, figure)}</div>' for name, figure in plots.items()
     )
+    shown = "".join(_picture(title, content) for title, content in pictures.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>FUNN: the paper's tables and ours</title><style>{_STYLE}</style>{library}"
         "</head><body><h1>FUNN, reproduced</h1>"
-        f"{_findings(findings)}{_table(first)}<p><small>{html.escape(legend)}</small></p>{drawn}"
+        f"{_findings(findings)}{_table(first)}<p><small>{html.escape(legend)}</small></p>{drawn}{shown}"
         f"{''.join(_table(table) for table in rest)}"
         "<h2>Where the paper is silent or wrong, and what was chosen</h2>"
         f"<ul>{''.join(f'<li>{html.escape(choice)}</li>' for choice in choices)}</ul>"
@@ -92,6 +98,14 @@ def _plot(name: str, figure: go.Figure) -> str:
     shown = {"responsive": True, "displayModeBar": False}
     text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=shown)
     return text
+
+
+def _picture(title: str, content: bytes) -> str:
+    data = base64.b64encode(content).decode()
+    return (
+        f'<figure class="plot"><img src="data:image/png;base64,{data}" alt="{html.escape(title)}">'
+        f"<figcaption><small>{html.escape(title)}</small></figcaption></figure>"
+    )
 
 
 def _table(table: Table) -> str:

@@ -135,9 +135,5 @@ def _players_fit(
         probe=data.train.floats(_PROBE_IMAGES),
         log_every=config.log_every,
     )
-    return Fit(
-        module=module.train(),
-        batches=TensorBatches(*data.train, settings.batch_size, config.seed),
-        epochs=settings.epochs,
-        callbacks=[ImageGrid(folder / "images", config.image_every)],
-    )
+    pictures = ImageGrid(folder / "images", config.image_every)
+    return Fit.on_images(module, data.train, settings, config.seed, [pictures])

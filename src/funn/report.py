@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from funn.errors import UserError
@@ -72,13 +72,30 @@ def report(config: ReportConfig) -> Path:
         "beta": against_beta(root),
     }
     drawn = {name: plot for name, plot in plots.items() if plot is not None}
-    text = page(tables, findings(results, runs), drawn, CHOICES, _LEGEND, source)
+    said, seen = findings(results, runs), pictures(root, results, runs)
+    text = page(tables, said, drawn, seen, CHOICES, _LEGEND, source)
     replace_file(folder / "index.html", text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
     print(source)
     return folder / "index.html"
+
+
+def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, bytes]:
+    """The game's last images, and what DeepFool makes of the first test images."""
+    found = {}
+    for run in sorted((root / "latest").glob("*")):
+        for path in sorted((run / "adversarial/images").glob("*.png"))[-1:]:
+            title = f"{run.name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
+            found[title] = path.read_bytes()
+    for result in results:
+        path = root / result["folder"] / "examples.png"
+        chosen = result["run"] in runs.values() and result["attack"] == "deepfool_l2"
+        if chosen and result["protocol"] == "strict" and path.exists():
+            title = f"{result['encoder']}, deepfool_l2, strict: clean, adversarial, difference"
+            found[title] = path.read_bytes()
+    return found
 
 
 def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:

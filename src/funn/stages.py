@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from funn.data import ImageData, TensorBatches
-from funn.schema import TrainConfig
+from funn.data import ImageData, Images, TensorBatches
+from funn.schema import ClassifierConfig, PlayersConfig, TrainConfig
 from funn.stage_module import StageModule
 
 
@@ -27,6 +27,19 @@ class Fit:
     batches: TensorBatches
     epochs: int
     callbacks: Sequence[Callback] = field(default_factory=list)
+
+    @classmethod
+    def on_images(
+        cls,
+        module: StageModule,
+        images: Images,
+        settings: PlayersConfig | ClassifierConfig,
+        seed: int,
+        callbacks: Sequence[Callback] = (),
+    ) -> "Fit":
+        """Train a module, in training mode, on batches of images."""
+        batches = TensorBatches(*images, settings.batch_size, seed)
+        return cls(module.train(), batches, settings.epochs, callbacks)
 
 
 class Stage(ABC):
