@@ -93,6 +93,13 @@ def test_other_settings_of_an_attack_stay_out_of_the_papers_rows(root):
     assert titles == ["fgsm (eps=0.1)", "gradient"]
 
 
+def test_what_is_the_same_under_both_protocols_is_one_row(root):
+    write(root, "funn-1", "single_pixel", "both")
+    write(root, "funn-1", "pgd_l2", "both")
+    results = collect(root)
+    assert len(table_1(results)[0].rows) == len(table_2(results)[0].rows) == 1
+
+
 def test_what_another_classifier_was_attacked_for_is_in_table_2_alone(root):
     write(root, "funn-1", "fgsm", success_rate=0.1)
     write(root, "funn-1", "fgsm", success_rate=0.8, source="classic-2")

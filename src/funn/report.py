@@ -11,7 +11,7 @@ from funn.metrics import noise, percent
 from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
 from funn.plots import against_beta, against_iterations, paths
-from funn.results import Result, collect, find, representatives, titled
+from funn.results import Result, collect, each_protocol, find, representatives, titled
 from funn.schema import ReportConfig
 from funn.verdict import findings
 
@@ -132,12 +132,10 @@ def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     rows, shown = [], []
     for row in _ROWS:
         for run in sorted(runs, key=lambda run: (*order, runs[run]).index(runs[run])):
-            for protocol in _PROTOCOLS:
-                result = find(results, run, row, protocol)
-                if result is not None:
-                    reported = row.cells.get(result["defense"], Reported(None, None))
-                    rows.append([row.title, *_cells(reported, result)])
-                    shown.append(result)
+            for result in each_protocol(results, run, row):
+                reported = row.cells.get(result["defense"], Reported(None, None))
+                rows.append([row.title, *_cells(reported, result)])
+                shown.append(result)
     return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
 
 
@@ -153,12 +151,10 @@ def table_2(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     for row in every:
         for defense, run in runs.items():
             for source in dict.fromkeys(r["source"] for r in results if r["run"] == run):
-                for protocol in _PROTOCOLS:
-                    result = find(results, run, row, protocol, source)
-                    if result is not None:
-                        reported = row.cells.get(defense, Reported(None, None))
-                        rows.append([row.title, *_threat_cells(reported, result)])
-                        shown.append(result)
+                for result in each_protocol(results, run, row, source):
+                    reported = row.cells.get(defense, Reported(None, None))
+                    rows.append([row.title, *_threat_cells(reported, result)])
+                    shown.append(result)
     return Table("table2", "Table 2, by what the attacker knows", _THREAT_HEADER, rows), shown
 
 

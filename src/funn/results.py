@@ -120,6 +120,16 @@ def find(
     return max(cells)[2] if cells else None
 
 
+def each_protocol(
+    results: Sequence[Result], run: str, row: Row, source: str | None = None
+) -> list[Result]:
+    """The results for a row's cells, one for each protocol, or one that is the same under both."""
+    found = [find(results, run, row, protocol, source) for protocol in ("foolbox1", "strict")]
+    there = [result for result in found if result is not None]
+    same = len(there) == 2 and there[0]["folder"] == there[1]["folder"]
+    return there[:1] if same else there
+
+
 def at_steps(result: Result, steps: int | None) -> Result | None:
     """The figures after so many iterations, if the result has them; None: after those of conf/."""
     if steps is None:
