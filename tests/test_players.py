@@ -15,6 +15,7 @@ from funn.players import Players
 from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
+from funn.thin_convolution import use_thin_convolutions
 
 BETA, GAMMA, SEED = 0.05, 5.0, 7
 CPU = TrainerConfig(accelerator="cpu", devices=1)
@@ -52,8 +53,11 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
     return attacker, defender, module
 
 
-def by_hand(phase, defender_input):
+def by_hand(phase, defender_input, thin=True):
     attacker, defender = networks()
+    if thin:  # the same arithmetic, so that the rest can be compared bit by bit
+        use_thin_convolutions(attacker)
+        use_thin_convolutions(defender)
     eager_game(
         attacker,
         defender,
@@ -81,6 +85,13 @@ def test_equals_the_loop_written_by_hand(tmp_path, phase, defender_input):
             mine.state_dict().items(), other.state_dict().values(), strict=True
         ):
             assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("phase", ["init", "adversarial"])
+def test_thin_convolutions_change_training_by_rounding_only(phase):
+    for mine, other in zip(by_hand(phase, "clean"), by_hand(phase, "clean", False), strict=True):
+        for name, value in other.state_dict().items():
+            torch.testing.assert_close(mine.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_the_adversarial_phase_moves_only_what_the_paper_leaves_free(tmp_path):

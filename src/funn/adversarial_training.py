@@ -36,7 +36,8 @@ class AdversarialTraining(Stage):
 
     keys = ("classifier", "head", "model")
     sources = (
-        "funn.build", "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+        "funn.build", "funn.thin_convolution",
+        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
         "funn.attacks.pgd", "funn.adversarial_training",
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from funn.config import ROOT
 from funn.data import TensorBatches
 from funn.files import write_json
 from funn.fitting import fit
+from funn.memory import keep_freed_memory
 from funn.networks import AutoEncoder, DenseAutoEncoder, Head
 from funn.objectives import constrained
 from funn.players import PlayerPhase, Players
@@ -176,6 +177,7 @@ def compare(name: str, measure: Callable[[], tuple[float, float]]) -> dict[str, 
 
 def main() -> None:
     """Run every comparison, print the table, and write outputs/bench/bench.json."""
+    keep_freed_memory()
     pairs: dict[str, Callable[[], tuple[float, float]]] = {
         "init": partial(time_players, "init"),
         "adversarial": partial(time_players, "adversarial"),

@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from funn.attacking import counted, predict
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.deepfool import Norm
-from funn.attacks.thin_convolution import with_thin_convolutions
 from funn.build import build
 from funn.config import ROOT
 from funn.data import ImageData
 from funn.files import write_json
 from funn.loading import find_run, load_classifier
+from funn.memory import keep_freed_memory
 from funn.provenance import provenance
 from funn.records import margins, referee
+from funn.thin_convolution import with_thin_convolutions
 
 _PEERS = ROOT / "outputs" / "bench" / "peers"
 _FOOLBOX2 = ROOT / "outputs" / "bench" / "foolbox2"
@@ -189,6 +190,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run every comparison on one trained classifier, and write outputs/bench/attacks.json."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser()
     parser.add_argument("run", nargs="?", default=str(ROOT / "outputs/latest/classic"))
     run = find_run(parser.parse_args().run)

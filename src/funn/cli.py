@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from funn.errors import UserError
+from funn.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def job(work: Callable[[], object]) -> None:
     A job that fails in a sweep leaves its traceback in its log; Hydra's launcher goes on with the
     others, and the command ends with an error.
     """
+    keep_freed_memory()
     try:
         work()
     except _MISTAKES as error:

@@ -34,7 +34,8 @@ class Denoising(Stage):
 
     keys = ("adversarial",)
     sources = (
-        "funn.build", "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+        "funn.build", "funn.thin_convolution",
+        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
         "funn.objectives", "funn.denoising",
     )  # fmt: skip
 

@@ -11,7 +11,6 @@ import torch
 
 from funn import victims
 from funn.attacking import attack_parts, merge, parts
-from funn.attacks.thin_convolution import with_thin_convolutions
 from funn.build import build, locate
 from funn.data import ImageData, Images
 from funn.errors import UserError
@@ -23,6 +22,7 @@ from funn.records import read_table
 from funn.schema import EvaluateConfig, Launch, Trial
 from funn.stage_folder import RESULT, STATUS, StageFolder
 from funn.stages import code_hash, modules_behind
+from funn.thin_convolution import with_thin_convolutions
 from funn.tracking import log_evaluation, wandb_run
 from funn.victims import Victim
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 RECORDS = "records.parquet"
 # What an attack's records depend on, next to the modules of the attack.
 _SOURCES = (
-    "funn.attacking", "funn.attacks.thin_convolution", "funn.records", "funn.seeding",
+    "funn.attacking", "funn.thin_convolution", "funn.records", "funn.seeding",
 )  # fmt: skip
 
 

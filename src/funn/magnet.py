@@ -22,7 +22,8 @@ from funn.stage_module import Spec, StageModule
 from funn.stages import Fit, Stage
 
 _SOURCES = (
-    "funn.build", "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+    "funn.build", "funn.thin_convolution",
+    "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
     "funn.objectives", "funn.denoising", "funn.magnet",
 )  # fmt: skip
 _BATCH = 1000

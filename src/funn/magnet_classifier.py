@@ -50,7 +50,8 @@ class OwnClassifierStage(Stage):
 
     keys = ()
     sources = (
-        "funn.build", "funn.seeding", "funn.data", "funn.stage_module", "funn.magnet",
+        "funn.build", "funn.thin_convolution",
+        "funn.seeding", "funn.data", "funn.stage_module", "funn.magnet",
         "funn.magnet_classifier",
     )  # fmt: skip
 

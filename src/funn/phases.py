@@ -17,7 +17,14 @@ from funn.seeding import seeded
 from funn.stages import Fit, Stage
 
 _PROBE_IMAGES = 1000
-_NETWORK_SOURCES = ("funn.build", "funn.networks", "funn.seeding", "funn.data", "funn.stage_module")
+_NETWORK_SOURCES = (
+    "funn.build",
+    "funn.networks",
+    "funn.seeding",
+    "funn.data",
+    "funn.stage_module",
+    "funn.thin_convolution",
+)
 _PLAYER_SOURCES = (*_NETWORK_SOURCES, "funn.objectives", "funn.players", "funn.phases")
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from funn.errors import UserError
+from funn.thin_convolution import use_thin_convolutions
 
 Spec = Mapping[str, Any]
 
@@ -24,6 +25,8 @@ class StageModule(LightningModule):
     def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]], log_every: int) -> None:
         super().__init__()
         self.saved = saved
+        for _, module in saved.values():
+            use_thin_convolutions(module)
         self.log_every = log_every
         self.epoch_metrics: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}

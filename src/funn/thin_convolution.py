@@ -1,0 +1,172 @@
+"""Faster convolutions between images of few channels and many maps, on a CPU.
+
+oneDNN pads the one channel of an image to a block of channels. On the paper's networks that makes
+two computations six times slower than their arithmetic: the gradient of the first convolution with
+respect to the image, and the last transposed convolution, which is the same map. As a product of
+matrices it takes a sixth. Nothing else changes; results differ by rounding.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+# With more channels oneDNN's own kernel wins.
+_FEW_CHANNELS = 4
+# A stride of 2 splits an image into even and odd rows. Each row of the kernel reaches the rows of
+# one parity, from the output row of the same number plus a shift: (kernel row, parity, shift).
+_REACH = ((1, 0, 0), (0, 1, 1), (2, 1, 0))
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def with_thin_convolutions(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that uses `ThinConv2d` and `ThinConvTranspose2d` where they fit."""
+    model = copy.deepcopy(model)
+    use_thin_convolutions(model)
+    return model
+
+
+def use_thin_convolutions(model: nn.Module) -> None:
+    """Replace, in place, the 3x3 stride-2 convolutions from or to few channels.
+
+    The parameters, their names and the state dict stay the same.
+    """
+    for name, module in list(model.named_modules()):
+        if not name:
+            continue
+        if type(module) is nn.Conv2d and _fits(module, module.in_channels):
+            model.set_submodule(name, ThinConv2d(module))
+        elif type(module) is nn.ConvTranspose2d and _fits(module, module.out_channels):
+            model.set_submodule(name, ThinConvTranspose2d(module))
+
+
+class ThinConv2d(nn.Module):
+    """A 3x3 convolution with stride 2 and padding 1, whose input gradient is a matrix product.
+
+    Args:
+        convolution: whose parameters it shares.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, O, ceil(H / 2), ceil(W / 2))."""
+        if x.device.type != "cpu":
+            return F.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        output: Tensor = _Convolution.apply(x, self.weight, self.bias)
+        return output
+
+
+class ThinConvTranspose2d(nn.Module):
+    """A 3x3 transposed convolution with stride 2 and padding 1, as a matrix product.
+
+    Args:
+        convolution: whose parameters it shares.
+    """
+
+    def __init__(self, convolution: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.output_padding = tuple(convolution.output_padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, O, H, W) to (N, C, 2 H - 1 + padding, 2 W - 1 + padding)."""
+        if x.device.type != "cpu":
+            return F.conv_transpose2d(
+                x, self.weight, self.bias, 2, 1, self.output_padding
+            )  # fmt: skip
+        output: Tensor = _Transposed.apply(x, self.weight, self.bias, self.output_padding)
+        return output
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, stride=2, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> _Gradients:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
+        for_x = _transposed(gradient, weight, x.shape[2:]) if wanted[0] else None
+        if not any(wanted[1:]):
+            return for_x, None, None
+        return for_x, *_backward(gradient, x, weight, None, (False, *wanted[1:]))[1:]
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding  # type: ignore[attr-defined]
+        size = [2 * side - 1 + more for side, more in zip(x.shape[2:], padding, strict=True)]
+        output = _transposed(x, weight, size)
+        return output if bias is None else output + bias[:, None, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        padding = ctx.padding  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        return *_backward(gradient, x, weight, padding, wanted), None
+
+
+def _transposed(x: Tensor, weight: Tensor, size: torch.Size | list[int]) -> Tensor:
+    """Apply the transpose of a convolution with `weight` (O, C, 3, 3) to maps (N, O, H, W).
+
+    Returns:
+        (N, C, *size), of a size that the convolution maps to (H, W).
+    """
+    outputs, channels = weight.shape[:2]
+    count, _, height, width = x.shape
+    flat = x.reshape(count, outputs, height * width)
+    # Detached, for torch.matmul chooses its kernel, and so its rounding, by requires_grad.
+    parts = torch.matmul(weight.detach().reshape(outputs, -1).t(), flat.detach())
+    parts = parts.view(count, channels, 3, 3, height, width)
+    image = x.new_zeros(count, channels, height, 2, width, 2)
+    for row, odd_row, down in _REACH:
+        for column, odd_column, right in _REACH:
+            reached = image[:, :, : height - down, odd_row, : width - right, odd_column]
+            reached += parts[:, :, row, column, down:, right:]
+    whole = image.view(count, channels, 2 * height, 2 * width)
+    return whole[:, :, : size[0], : size[1]]
+
+
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    transposed: tuple[int, int] | None,
+    wanted: tuple[bool, bool, bool],
+) -> _Gradients:
+    """Torch's own gradients for x, weight and bias.
+
+    `transposed` is the output padding of a transposed convolution, None for an ordinary one.
+    """
+    outputs = weight.shape[0 if transposed is None else 1]
+    gradients: _Gradients = torch.ops.aten.convolution_backward(
+        gradient.contiguous(), x, weight, [outputs], [2, 2], [1, 1], [1, 1],
+        transposed is not None, transposed or [0, 0], 1, wanted,
+    )  # fmt: skip
+    return gradients
+
+
+def _fits(module: nn.Conv2d | nn.ConvTranspose2d, channels: int) -> bool:
+    return (
+        channels <= _FEW_CHANNELS
+        and module.kernel_size == (3, 3)
+        and module.stride == (2, 2)
+        and module.padding == (1, 1)
+        and module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+    )
