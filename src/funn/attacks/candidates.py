@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funn.attacks.base import Model
 from funn.attacks.tally import Tally, fooled
 
 # Candidates of one image that are tried between two looks at what is left to do. It does not
@@ -24,22 +23,18 @@ def in_batches(function: Callable[..., Tensor], batch_size: int, *columns: Tenso
 
 @torch.no_grad()
 def first_fooling(
-    model: Model,
-    candidates: Callable[[Tensor, Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor],
     labels: Tensor,
     counts: Tensor,
-    batch_size: int,
     tally: Tally,
 ) -> Tensor:
     """Find each image's first candidate that is predicted wrong.
 
     Args:
-        model: images (N, C, H, W) to logits (N, K).
-        candidates: the candidate images (B, C, H, W) for image indices (B,) and positions (B,) in
-            these images' lists.
+        predict: the logits (B, K) of candidates, for image indices (B,) and positions (B,) in these
+            images' lists.
         labels: of the images (N,).
         counts: candidates of each image (N,).
-        batch_size: most images in one forward pass.
         tally: where the passes are counted: some more than up to the first wrong candidate,
             because they are tried in rounds.
 
@@ -48,7 +43,7 @@ def first_fooling(
     """
 
     def wrong(owners: Tensor, positions: Tensor) -> Tensor:
-        logits = model(candidates(owners, positions))
+        logits = predict(owners, positions)
         tally.look(owners, logits, labels[owners])
         return fooled(logits, labels[owners])
 
@@ -59,7 +54,7 @@ def first_fooling(
         exists = positions < counts[active, None]
         owners = active[:, None].expand_as(positions)
         hits = torch.zeros_like(exists)
-        hits[exists] = in_batches(wrong, batch_size, owners[exists], positions[exists])
+        hits[exists] = wrong(owners[exists], positions[exists])
         tried[active] += exists.sum(1)
         hit = hits.any(1)
         # int: argmax takes no bool, and its first maximum is the first True.

@@ -1,12 +1,13 @@
 """One step along a line: of a fixed length, or of the least length that Foolbox 1.x would find."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.candidates import first_fooling
+from funn.attacks.candidates import first_fooling, in_batches
 from funn.attacks.cross_entropy import clean_gradients
 from funn.attacks.result import AttackResult
 from funn.attacks.tally import Tally
@@ -100,10 +101,11 @@ def _search(
     """
 
     def first(grids: Tensor, counts: Tensor) -> Tensor:
-        def candidates(owners: Tensor, positions: Tensor) -> Tensor:
-            return _moved(images[owners], directions[owners], grids[owners, positions])
+        def logits(owners: Tensor, positions: Tensor) -> Tensor:
+            return model(_moved(images[owners], directions[owners], grids[owners, positions]))
 
-        return first_fooling(model, candidates, labels, counts, batch_size, tally)
+        predict = partial(in_batches, logits, batch_size)
+        return first_fooling(predict, labels, counts, tally)
 
     counts = torch.zeros_like(tally.step)
     counts[active] = _GRID

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.candidates import in_batches
+from funn.attacks.base import Model, Protocol, check_protocol
+from funn.attacks.pixel_probes import Layers, PixelAttack, Probe, pixel_probe
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
 from funn.attacks.tally import predict_clean
@@ -20,7 +20,7 @@ _START = 0.1
 _MOST = 128
 
 
-class LocalSearch(BatchedAttack):
+class LocalSearch(PixelAttack):
     """The local search behind the torchattacks interface. Symbols are those of its authors.
 
     Args:
@@ -81,6 +81,7 @@ class LocalSearch(BatchedAttack):
             order=self.order,
             seed=self.seed,
             batch_size=self.batch_size,
+            layers=self.known_layers(),
         )
 
 
@@ -98,6 +99,7 @@ def local_search(
     order: Order,
     seed: int,
     batch_size: int,
+    layers: Layers | None = None,
 ) -> AttackResult:
     """Perturb the pixels that matter, and look for the next ones around them.
 
@@ -119,6 +121,8 @@ def local_search(
         order: see `LocalSearch`.
         seed: see `LocalSearch`.
         batch_size: most images in one forward pass.
+        layers: of the model, where they are known: what it makes of a probe is then computed from
+            what it makes of the image. Each still counts as a forward pass.
 
     Returns:
         The result; `step` counts the rounds up to the first wrong prediction.
@@ -134,7 +138,9 @@ def local_search(
         keys = _keys([draws[row] for row in active.tolist()], height * width).to(images.device)
         probed = _subset(near[active], keys, most)
         most = _MOST
-        scores = _scores(model, tally.adversarials, labels, active, probed, p, batch_size)
+        x = tally.adversarials[active]
+        probe = pixel_probe(model, layers, x, batch_size)
+        scores = _scores(probe, x, labels[active], probed, p)
         tally.forwards[active] += probed.sum(1)
         chosen = _best(scores, keys, t, order)
         active, chosen = active[chosen.any(1)], chosen[chosen.any(1)]
@@ -160,28 +166,14 @@ def _subset(near: Tensor, keys: Tensor, most: int) -> Tensor:
     return near & (ranks < most)
 
 
-def _scores(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    active: Tensor,
-    probed: Tensor,
-    p: float,
-    batch_size: int,
-) -> Tensor:
-    """The label's probability for each probe (A, HW), NaN where there is none."""
-
-    def score(owners: Tensor, pixels: Tensor) -> Tensor:
-        x = images[owners].flatten(2)
-        rows = torch.arange(len(x), device=x.device)
-        x[rows, :, pixels] = 0.5 + p * (x[rows, :, pixels] - 0.5).sign()
-        logits = model(x.view(-1, *images.shape[1:]))
-        logits = logits.masked_fill(~logits.isfinite().all(1, keepdim=True), torch.nan)
-        return F.softmax(logits, dim=1).gather(1, labels[owners, None])[:, 0]
-
-    rows, pixels = probed.nonzero(as_tuple=True)
+def _scores(probe: Probe, images: Tensor, labels: Tensor, probed: Tensor, p: float) -> Tensor:
+    """The label's probability for each probe of images (A, C, H, W): (A, HW), NaN for none."""
+    owners, pixels = probed.nonzero(as_tuple=True)
+    values = 0.5 + p * (images.flatten(2)[owners, :, pixels] - 0.5).sign()
+    logits = probe(owners, pixels, values)
+    logits = logits.masked_fill(~logits.isfinite().all(1, keepdim=True), torch.nan)
     scores = torch.full(probed.shape, torch.nan, device=images.device)
-    scores[rows, pixels] = in_batches(score, batch_size, active[rows], pixels)
+    scores[owners, pixels] = F.softmax(logits, dim=1).gather(1, labels[owners, None])[:, 0]
     return scores
 
 

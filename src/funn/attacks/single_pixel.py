@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, Model
+from funn.attacks.base import Model
 from funn.attacks.candidates import first_fooling
+from funn.attacks.pixel_probes import Layers, PixelAttack, pixel_probe, with_pixel
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
 from funn.attacks.tally import predict_clean
 
 
-class SinglePixel(BatchedAttack):
+class SinglePixel(PixelAttack):
     """The single-pixel attack behind the torchattacks interface.
 
     Args:
@@ -41,6 +42,7 @@ class SinglePixel(BatchedAttack):
             max_pixels=self.max_pixels,
             seed=self.seed,
             batch_size=self.batch_size,
+            layers=self.known_layers(),
         )
 
 
@@ -52,6 +54,7 @@ def single_pixel(
     max_pixels: int,
     seed: int,
     batch_size: int,
+    layers: Layers | None = None,
 ) -> AttackResult:
     """Set one pixel, in all its channels, to 0 or to 1.
 
@@ -65,6 +68,8 @@ def single_pixel(
         max_pixels: see `SinglePixel`.
         seed: see `SinglePixel`.
         batch_size: most images in one forward pass.
+        layers: of the model, where they are known: what it makes of a changed pixel is then
+            computed from what it makes of the image. Each still counts as a forward pass.
 
     Returns:
         The result; `step` counts the values up to the successful one. `forwards` is a little more,
@@ -73,13 +78,17 @@ def single_pixel(
     tally, active = predict_clean(model, images, labels, batch_size)
     codes, counts = _candidates(images, active, max_pixels, seed)
 
-    def candidates(owners: Tensor, positions: Tensor) -> Tensor:
-        return _with_pixel(images[owners], codes[owners, positions])
+    probe = pixel_probe(model, layers, images, batch_size)
 
-    first = first_fooling(model, candidates, labels, counts, batch_size, tally)
+    def predict(owners: Tensor, positions: Tensor) -> Tensor:
+        code = codes[owners, positions]
+        return probe(owners, code // 2, (code % 2)[:, None])
+
+    first = first_fooling(predict, labels, counts, tally)
     found = (first >= 0).nonzero()[:, 0]
     if len(found):
-        tally.adversarials[found] = candidates(found, first[found])
+        code = codes[found, first[found]]
+        tally.adversarials[found] = with_pixel(images[found], code // 2, (code % 2)[:, None])
     tally.success[found] = True
     tally.step[found] = first[found] + 1
     return tally.result()
@@ -107,10 +116,3 @@ def _candidates(
     counts[active] = (~idle).sum(1)[active]
     # Those to try first, in their order.
     return codes.gather(1, idle.int().argsort(dim=1, stable=True)), counts
-
-
-def _with_pixel(images: Tensor, codes: Tensor) -> Tensor:
-    """Set pixel code // 2 of each image (B, C, H, W) to code % 2, for codes (B,)."""
-    flat = images.flatten(2)
-    flat[torch.arange(len(flat), device=flat.device), :, codes // 2] = (codes % 2).to(flat)[:, None]
-    return flat.view_as(images)
