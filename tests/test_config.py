@@ -91,7 +91,6 @@ def test_table_1_has_each_attack_under_each_protocol():
     for trial in found.values():
         assert trial.spec.get("protocol", "both") == trial.protocol
         slow = trial.name in ("local_search", "single_pixel")
-        slow = slow or (trial.name, trial.protocol) == ("bim", "foolbox1")
         assert trial.images == (1000 if slow else None)
     assert found["deepfool_l2 strict"].spec["steps"] == 1000
 

@@ -80,8 +80,6 @@ def read_trials(cfg: DictConfig) -> list[Trial]:
         for protocol in ["both"] if same else wanted:
             spec = dict(under[wanted[0] if same else protocol][name])
             own = spec.pop("images", None)
-            if isinstance(own, Mapping):  # a number for each protocol
-                own = own[protocol]
             trials.append(Trial(name, protocol, limit or own, spec))
     return trials
 
