@@ -16,10 +16,12 @@ import foolbox  # noqa: E402
 
 from funn.attacking import counted  # noqa: E402
 from funn.loading import load_classifier  # noqa: E402
+from funn.memory import keep_freed_memory  # noqa: E402
 
 
 def main() -> None:
     """Arguments: a run folder, SinglePixel or LocalSearch, an input and an output file."""
+    keep_freed_memory()
     run, name, given, got = sys.argv[1:]
     model = load_classifier(Path(run))
     wrapped = foolbox.models.PyTorchModel(model, bounds=(0, 1), num_classes=10, device="cpu")
