@@ -121,7 +121,7 @@ def measure(
     attack = getattr(contender.attack, "run", contender.attack) if ours else contender.attack
     with counted(getattr(contender.attack, "model", model)) as passes:
         start = time.perf_counter()
-        found = attack(images.clone(), labels.clone())
+        found: Any = attack(images.clone(), labels.clone())
         seconds = time.perf_counter() - start
     # Ours count by themselves: a probe that is computed from the layers passes by the hooks.
     forwards, backwards = (found.forwards.sum(), found.backwards.sum()) if ours else passes
