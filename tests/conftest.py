@@ -1,9 +1,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 # Small enough for seconds, large enough that every stage has more than one epoch.
@@ -41,3 +43,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = run_command("train.py", *SMALL, f"defense={defense}", f"output_dir={folder}")
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """An outputs folder that a test writes, with conf/ at hand for what it declares."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="test"):
+        yield tmp_path

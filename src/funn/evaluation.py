@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         for trial in trials:
             test = Images(data.test.images[: trial.images], data.test.labels[: trial.images])
             folder = locate_trial(root, trial, victim, test)
-            run_trial(trial, folder, config, victim, test)
+            run_trial(trial, folder, config, victim, test, len(data.test.labels))
             log.info("%s", line(folder))
             done.append(folder)
         if victim.run is not None:
@@ -105,9 +105,14 @@ def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> Stag
 
 
 def run_trial(
-    trial: Trial, folder: StageFolder, config: EvaluateConfig, victim: Victim, test: Images
+    trial: Trial,
+    folder: StageFolder,
+    config: EvaluateConfig,
+    victim: Victim,
+    test: Images,
+    every: int,
 ) -> None:
-    """Attack the test images part by part, or reuse what is finished."""
+    """Attack test images, of `every` that there are, part by part, or reuse what is finished."""
     with folder.locked():
         if not config.reuse:
             for part in parts(folder.path):
@@ -127,6 +132,7 @@ def run_trial(
                 folder.path / RESULT,
                 {
                     **figures(folder.path / RECORDS, trial, config),
+                    "test_images": every,
                     "seconds": round(seconds, 2),
                     "fingerprint": folder.fingerprint,
                     **victim.facts,

@@ -3,11 +3,13 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from funn.disagreement import RULE, footnotes, symbols
 from funn.verdict import Finding
 
 _STYLE = """
@@ -35,12 +37,14 @@ class Table(NamedTuple):
         title: above it.
         header: names of the columns.
         rows: text; a cell of the column "run" is a folder under outputs/.
+        marks: the cells, by row and column, that disagree with the paper, with the reason or "".
     """
 
     name: str
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    marks: Mapping[tuple[int, int], str] = MappingProxyType({})
 
 
 def page(
@@ -109,22 +113,27 @@ def _picture(title: str, content: bytes) -> str:
 
 
 def _table(table: Table) -> str:
-    def cell(column: str, text: str) -> str:
-        if column == "run":  # the page lies in outputs/report
+    signs = symbols(table.marks)
+
+    def cell(row: int, column: int, text: str) -> str:
+        if table.header[column] == "run":  # the page lies in outputs/report
             return f'<a href="../{html.escape(text)}/result.json">{html.escape(text)}</a>'
+        if (row, column) in signs:
+            reason = html.escape(table.marks[row, column] or RULE)
+            sign = signs[row, column]
+            return f'<mark title="{reason}">{html.escape(text)} <sup>{sign}</sup></mark>'
         return html.escape(text)
 
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
     rows = "".join(
         "<tr>"
-        + "".join(
-            f"<td>{cell(name, text)}</td>" for name, text in zip(table.header, row, strict=True)
-        )
+        + "".join(f"<td>{cell(at, column, text)}</td>" for column, text in enumerate(row))
         + "</tr>"
-        for row in table.rows
+        for at, row in enumerate(table.rows)
     )
+    notes = "".join(f"<br>{html.escape(line)}" for line in footnotes(table.marks))
     return (
         f'<h2>{html.escape(table.title)}</h2><div class="wide"><table><thead><tr>{head}</tr>'
         f'</thead><tbody>{rows}</tbody></table></div><p><small><a href="{table.name}.csv">CSV</a>, '
-        f'<a href="{table.name}.md">Markdown</a></small></p>'
+        f'<a href="{table.name}.md">Markdown</a>{notes}</small></p>'
     )

@@ -80,33 +80,3 @@ def paths(root: Path) -> go.Figure | None:
     for beta in sorted(betas):
         drawn.add_hline(y=beta, line_dash="dot", annotation_text=f"border, beta={beta:g}")
     return drawn
-
-
-def against_beta(root: Path) -> go.Figure | None:
-    """Where the game ends against beta, for the runs of `funn` that differ in nothing else."""
-    groups: dict[str, dict[float, Mapping[str, float]]] = {}
-    for path in sorted((root / "train").glob("*/adversarial/result.json")):
-        result = read_json(path)
-        if result is None or result["defense"] != "funn":
-            continue
-        rest = {key: value for key, value in result["settings"].items() if key != "beta"}
-        groups.setdefault(str(rest), {})[result["settings"]["beta"]] = result["metrics"]
-    points = max(groups.values(), key=len, default={})
-    if len(points) < 3:
-        return None
-    betas = sorted(points)
-    names = {
-        "perturbation": "mse(A(x), x)",
-        "error": "mse(x, D(A(x)))",
-        "defender_clean": "mse(x, D(x))",
-    }
-    traces = [
-        go.Scatter(
-            x=betas, y=[points[beta][key] for beta in betas], name=name, mode="lines+markers"
-        )
-        for key, name in names.items()
-    ]
-    drawn = figure("Where the game ends against beta", "beta", "mse after the last epoch", traces)
-    drawn.update_xaxes(type="log")
-    drawn.update_yaxes(type="log")
-    return drawn

@@ -5,14 +5,17 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from funn.disagreement import disagreements, footnotes, symbols
 from funn.errors import UserError
 from funn.files import replace_file
 from funn.metrics import noise, percent
 from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
-from funn.plots import against_beta, against_iterations, paths
-from funn.results import Result, collect, each_protocol, find, representatives, titled
+from funn.plots import against_iterations, paths
+from funn.results import Result, collect, each_protocol, find, images_of, representatives, titled
 from funn.schema import ReportConfig
+from funn.spread import rates_over_seeds, seed_runs, seeds_table
+from funn.sweeps import sweep_pictures, sweep_plots
 from funn.verdict import findings
 
 _ROWS = (*TABLE_1, *ITERATIONS)
@@ -27,6 +30,7 @@ _THREAT_HEADER = (
     "clean rejected", "run",
 )  # fmt: skip
 _PROTOCOLS = ("foolbox1", "strict")
+_EVALUATE = "python src/evaluate.py run=outputs/latest/funn suite=table1"
 _LEGEND = (
     "Success is the share of the images that the classifier gets right (the attacked ones) that "
     "the attack saw misclassified (tracked), and that a float64 copy of the classifier still "
@@ -46,33 +50,31 @@ def report(config: ReportConfig) -> Path:
         The page, `outputs/report/index.html`.
 
     Raises:
-        UserError: if nothing was evaluated yet.
+        UserError: if nothing was evaluated yet, and nothing trained that has a plot.
     """
     root = Path(config.output_dir)
     results = collect(root)
-    if not results:
-        raise UserError(
-            f"nothing to report under {root / 'eval'}: "
-            "run `python src/evaluate.py run=outputs/latest/funn suite=table1` first"
-        )
     short, chosen = overview(results)
     full, shown = table_1(results)
     threats, known = table_2(results)
     rest = others(results, [*shown, *known])
-    tables = [table for table in (short, full, threats, rest) if table.rows]
+    seeds = seeds_table(results, _ROWS)
+    tables = [table for table in (short, seeds, full, threats, rest) if table.rows]
+    runs = representatives(results, _ROWS)
+    plots = {
+        "iterations": against_iterations(results, runs),
+        "figure2": paths(root),
+        **sweep_plots(root, results),
+    }
+    drawn = {name: plot for name, plot in plots.items() if plot is not None}
+    if not results and not drawn:
+        raise UserError(f"nothing to report under {root / 'eval'}: run `{_EVALUATE}` first")
     source = origin(chosen or results)
     folder = root / "report"
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
-    runs = representatives(results, _ROWS)
-    plots = {
-        "iterations": against_iterations(results, runs),
-        "figure2": paths(root),
-        "beta": against_beta(root),
-    }
-    drawn = {name: plot for name, plot in plots.items() if plot is not None}
-    said, seen = findings(results, runs), pictures(root, results, runs)
+    said, seen = findings(results, runs), pictures(root, results, runs) | sweep_pictures(root)
     text = page(tables, said, drawn, seen, CHOICES, _LEGEND, source)
     replace_file(folder / "index.html", text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
@@ -106,19 +108,26 @@ def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     """
     runs = representatives(results, _ROWS)
     labels = {result["run"]: result["encoder"] for result in results}
-    rows, shown = [], []
+    seeds = seed_runs(results, _ROWS)
+    header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
+    marks: dict[tuple[int, int], str] = {}
+    rows: list[list[str]] = []
+    shown = []
     for row in _ROWS:
         for encoder, reported in row.cells.items():
             run = runs.get(encoder, "")
             found = [find(results, run, row, protocol) for protocol in _PROTOCOLS]
             there = [result for result in found if result is not None]
-            images = " / ".join(dict.fromkeys(str(result["images"]) for result in there))
+            images = " / ".join(dict.fromkeys(images_of(result) for result in there))
             paper = f"{percent(reported.success_rate)} / {noise(reported.noise_level)}"
             label = labels.get(run, encoder)
+            over_seeds = rates_over_seeds(results, seeds.get(encoder, {}), row)
+            ours = dict(zip(_PROTOCOLS, found, strict=True))
+            for protocol, reason in disagreements(reported.success_rate, ours, over_seeds).items():
+                marks[len(rows), header.index(protocol)] = reason
             rows.append([row.title, label, paper, *map(_short, found), images or "-"])
             shown += there
-    header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
-    return Table("overview", "Success (verified) / noise level", header, rows), shown
+    return Table("overview", "Success (verified) / noise level", header, rows, marks), shown
 
 
 def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
@@ -188,7 +197,7 @@ def _cells(reported: Reported, result: Result) -> list[str]:
         noise(result["noise_level_verified"]),
         percent(result["rounding_share"]),
         str(result["attacked"]),
-        str(result["images"]),
+        images_of(result),
         percent(result["clean_accuracy"]),
         result["folder"],
     ]
@@ -205,7 +214,7 @@ def _threat_cells(reported: Reported, result: Result) -> list[str]:
         percent(result["success_rate"]),
         noise(result["noise_level"]),
         str(result["attacked"]),
-        str(result["images"]),
+        images_of(result),
         percent(result["clean_accuracy"]),
         percent(result["clean_rejected"]),
         result["folder"],
@@ -214,6 +223,8 @@ def _threat_cells(reported: Reported, result: Result) -> list[str]:
 
 def origin(results: Sequence[Result]) -> str:
     """One line that says when, and from which revisions and seeds, the results come."""
+    if not results:
+        return f"Nothing was attacked yet: `{_EVALUATE}` fills the tables."
     revisions = sorted({str(result["revision"]) for result in results})
     seeds = sorted({str(result["seed"]) for result in results if result["seed"] is not None})
     date = max(str(result["date"]) for result in results)
@@ -222,8 +233,14 @@ def origin(results: Sequence[Result]) -> str:
 
 def markdown(table: Table) -> str:
     """A table as Markdown."""
-    lines = [table.header, ["---"] * len(table.header), *table.rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    signs = symbols(table.marks)
+    rows = [
+        [f"{text} {signs.get((at, column), '')}".strip() for column, text in enumerate(row)]
+        for at, row in enumerate(table.rows)
+    ]
+    lines = [table.header, ["---"] * len(table.header), *rows]
+    notes = "".join(f"\n{line}\n" for line in footnotes(table.marks))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
 
 
 def comma_separated(table: Table) -> str:

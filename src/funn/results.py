@@ -27,7 +27,8 @@ def collect(root: Path) -> list[Result]:
 
     Each is the content of its result.json and: `folder`, relative to `root`; `encoder`, its
     defence's name with what differs from conf/; `encoder_changes` and `attack_changes`, these
-    differences as `key=value`.
+    differences as `key=value`; `test_images`, how many there are to attack (where older results
+    do not say, the most that were attacked of the same data).
     """
     paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
     attack, training = cache(declared_attack), cache(declared_training)
@@ -55,7 +56,22 @@ def collect(root: Path) -> list[Result]:
                 ),
             }
         )
-    return results
+    sizes: dict[str, int] = {}
+    for result in results:
+        most = max(result["images"], result.get("test_images", 0))
+        sizes[_data(result)] = max(most, sizes.get(_data(result), 0))
+    return [{**result, "test_images": sizes[_data(result)]} for result in results]
+
+
+def _data(result: Result) -> str:
+    """Names the data of a result; a user's own classifier may be tried on any."""
+    return str((result["settings_trained"] or {}).get("data", result["run"]))
+
+
+def images_of(result: Result) -> str:
+    """How many images were attacked, and of how many if that is not all."""
+    images, every = result["images"], result["test_images"]
+    return str(images) if images == every else f"{images} of {every}"
 
 
 def differences(found: Any, declared: Any, key: str = "") -> list[str]:
