@@ -101,6 +101,7 @@ def test_every_defence_trains_and_can_be_attacked(outputs, defenses):
         ("run={}/magnet source=bare attack=pgd_l2", "magnet-"),
         ("run={}/magnet_classic source={}/classic attack=pgd_l2", "classic-"),
         ("run={}/magnet attack=detector_aware_linf", None),
+        ("run={}/apegan source=bare attack=pgd_linf", "apegan-"),
     ],
 )
 def test_an_attacker_may_know_nothing_or_all_of_a_defence(outputs, defenses, typed, source):
@@ -110,7 +111,7 @@ def test_an_attacker_may_know_nothing_or_all_of_a_defence(outputs, defenses, typ
                        "logger=csv", f"output_dir={outputs}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     pattern = "*-oblivious-*" if source else "detector_aware*"
-    newest = max((outputs / "eval").glob(f"magnet*/{pattern}/result.json"), key=lambda path:
+    newest = max((outputs / "eval").glob(f"*/{pattern}/result.json"), key=lambda path:
                  path.stat().st_mtime)  # fmt: skip
     result = read(newest)
     assert (result["source"] or "").startswith(source or "")

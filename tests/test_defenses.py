@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from funn.adversarial_training import RobustTraining
+from funn.apegan import APEGAN, Discriminator, RestorerTraining
 from funn.attacks import PGD
 from funn.attacks.detector_aware import DetectorAware
 from funn.build import build_module
-from funn.data import TensorBatches
+from funn.checkpoint import load, save
+from funn.data import TensorBatches, to_unit
 from funn.denoising import DenoisingTraining, add_noise, noise_for
 from funn.fitting import fit
 from funn.magnet import GuardTraining, MagNet
@@ -16,6 +18,7 @@ from funn.objectives import mse
 from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
+from funn.synthetic import SyntheticDigits
 
 CPU = TrainerConfig(accelerator="cpu", devices=1)
 
@@ -103,6 +106,103 @@ def squares(count, shape=(1, 8, 8)):
     for label in (0, 1):
         images[labels == label, :, :, 4 * label : 4 * label + 4] += 0.5
     return images, labels
+
+
+# A bare classifier of `squares`, with a dropout that only its eval mode leaves out.
+BARE = {"_target_": "funn.magnet_classifier.OwnClassifier", "channels": 1, "side": 16, "classes": 2}
+
+
+def magnet_training():
+    """MagNet on pairs of the images themselves."""
+    spec = {"_target_": "funn.magnet.MagNet", "classifier": BARE, "channels": 1, "filters": 3}
+    images, labels = squares(120, (1, 16, 16))
+    module = GuardTraining(
+        (spec, build_module(spec)), held_out=images, drop_rate=0.1, lr=1e-2, log_every=1
+    )
+    return module, TensorBatches(torch.stack((images, images), dim=1), labels, 20, 0)
+
+
+def apegan_training():
+    spec = {"_target_": "funn.apegan.APEGAN", "classifier": BARE, "channels": 1, "filters": 4}
+    module = RestorerTraining(
+        (spec, build_module(spec)), Discriminator((1, 16, 16), 4), eps=0.15, weights=(0.7, 0.3),
+        lr=2e-3, log_every=1,
+    )  # fmt: skip
+    return module, TensorBatches(*squares(120, (1, 16, 16)), 20, 0)
+
+
+# A row for each defence that stands in front of a classifier.
+@pytest.mark.parametrize("training", [magnet_training, apegan_training])
+def test_what_stands_in_front_of_a_classifier(tmp_path, training):
+    ends = []
+    for name, parts in (("whole", [2]), ("resumed", [1, 2])):
+        for epochs in parts:
+            torch.manual_seed(0)
+            module, batches = training()
+            guarded = module.saved["classifier"][1]
+            bare, labels = guarded.classifier.state_dict(), batches.labels.clone()
+            bare = {key: value.clone() for key, value in bare.items()}
+            fit(Fit(module, batches, epochs), tmp_path / name, CPU, [], "test")
+            assert_equal(guarded.classifier.state_dict(), bare)
+            assert torch.equal(batches.labels, labels)
+        ends.append(guarded.state_dict())
+    assert_equal(*ends)
+
+    save(tmp_path / "model.ckpt", module.saved)
+    loaded = load(tmp_path / "model.ckpt")
+    assert loaded.keys() == {"classifier"}
+    images, _ = squares(20, (1, 16, 16))
+    model = loaded["classifier"].module
+    assert not model.classifier.training
+    logits = model(images)
+    assert torch.equal(logits, guarded.eval()(images))
+    assert not torch.allclose(logits, model.classifier(images))
+    torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), logits)
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_apegan_restores_what_fgsm_did_to_an_image(tmp_path):
+    images, labels = SyntheticDigits(tmp_path, train_size=1000, test_size=10).train
+    images = to_unit(images)
+    torch.manual_seed(0)
+    apegan = APEGAN({"_target_": "torch.nn.Identity"}, channels=1, filters=8)
+    apegan.classifier = torch.nn.Sequential(torch.nn.Flatten(), least_squares(images, labels))
+    module = RestorerTraining(
+        ({}, apegan), Discriminator((1, 28, 28), 8), eps=0.1, weights=(0.7, 0.3), lr=2e-3,
+        log_every=1,
+    )  # fmt: skip
+    # The last images are not trained on.
+    batches = TensorBatches(images[:800], labels[:800], 40, 0)
+    attacked, labels = module.attack(images[800:], labels[800:]), labels[800:]
+    assert (attacked - images[800:]).abs().max() <= 0.1 + 1e-6
+
+    def accuracy(model):
+        return (model(attacked).argmax(1) == labels).float().mean().item()
+
+    def error():
+        return mse(images[800:], apegan.eval().generator(attacked)).item()
+
+    assert accuracy(apegan.classifier) < 0.2
+    before = error()
+    apegan.generator.train()
+    fit(Fit(module, batches, 4), tmp_path, CPU, [], "test")
+    assert error() < before / 4
+    assert accuracy(apegan) > 0.8
+
+
+def least_squares(images, labels):
+    """A linear classifier, fitted at once."""
+    flat = images.flatten(1)
+    layer = torch.nn.Linear(flat.shape[1], 10)
+    gram = flat.T @ flat + torch.eye(flat.shape[1])
+    with torch.no_grad():
+        layer.weight.copy_(torch.linalg.solve(gram, flat.T @ torch.eye(10)[labels]).T)
+        layer.bias.zero_()
+    return layer
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 1.0), ("linf", 0.2)])
