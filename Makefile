@@ -1,6 +1,6 @@
 # One interface for people and CI. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help env lock data reproduce reproduce-all demo test test-slow lint bench reference clean
+.PHONY: help env lock data reproduce reproduce-all demo dashboard test test-slow lint bench reference clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -92,6 +92,9 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 
 reference: env ## keep the report's tables under outputs/reference and in the README
 	PYTHONPATH=src $(RUN) -m funn.reference
+
+dashboard: env ## save the W&B dashboard (needs a login; ARGS=--dry-run only prints it)
+	@PYTHONPATH=src $(RUN) -m funn.dashboard $(ARGS)
 
 clean: ## remove outputs and caches; data and .venv stay
 	find outputs -mindepth 1 -maxdepth 1 ! -name .gitignore ! -name reference -exec rm -rf {} +

@@ -43,7 +43,7 @@ def test_each_stage_and_evaluation_is_one_run_and_a_reused_stage_none(tmp_path):
     typed = (*WITH_WANDB, f"output_dir={tmp_path}")
     assert run_command("train.py", *typed, **nobody(tmp_path)).returncode == 0
     stages = runs(tmp_path)
-    assert [run["name"].split("-")[1] for run in stages] == ["init", "adversarial", "classifier"]
+    assert [run["name"].split("-")[2] for run in stages] == ["init", "adversarial", "classifier"]
     assert stages[1]["config"]["beta"] == 0.01
     result = json.loads((tmp_path / "latest/funn/adversarial/result.json").read_text())
     for name in ("attacker_loss", "slack", "defender_clean"):

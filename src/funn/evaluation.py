@@ -50,9 +50,10 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
     with wandb_run(
         config.logger,
         launch,
-        name=f"{victim.name}-{launch.choice('suite') or launch.choice('attack')}",
+        name=f"{victim.name}-{launch.choice('suite') or launch.choice('attack')}"
+        f"{'' if victim.source is None else '-oblivious'}",
         job_type="evaluation",
-        config=config.resolved(),
+        config=described(config, victim),
         folder=Path(config.output_dir),
     ) as tracker:
         for trial in trials:
@@ -87,6 +88,12 @@ def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
     if config.source is not None:
         victim = victims.seen_as(victim, config.source)
     return victim, data
+
+
+def described(config: EvaluateConfig, victim: Victim) -> dict[str, Any]:
+    """The configuration, with that of the victim's training: its beta, its seed, its data."""
+    trained = victim.facts["trained"] or {}
+    return {**trained, **config.resolved(), "data": trained.get("data", config.data)}
 
 
 def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> StageFolder:

@@ -10,6 +10,7 @@ from torchvision.utils import make_grid, save_image
 from funn.files import replace_file
 from funn.players import Players
 from funn.seeding import generator
+from funn.tracking import IMAGES
 
 _SHOWN = 16
 
@@ -39,7 +40,7 @@ class ImageGrid(Callback):
         for logger in trainer.loggers:
             log_image = getattr(logger, "log_image", None)
             if log_image is not None:
-                log_image("clean, attacked, restored, clean restored", [str(path)])
+                log_image(IMAGES, [str(path)])
 
 
 @torch.no_grad()

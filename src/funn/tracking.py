@@ -1,6 +1,6 @@
 """Weights & Biases: a mirror of what lies in the folders, never the only copy.
 
-The only module that imports wandb, and only when it is asked for.
+The only module that imports wandb and wandb_workspaces, and only when it is asked for.
 """
 
 import logging
@@ -11,14 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from funn.errors import UserError
 from funn.files import read_json
 from funn.schema import Launch, LoggerConfig
 
 if TYPE_CHECKING:
     import wandb
+    import wandb_workspaces.workspaces as ws
 
 log = logging.getLogger(__name__)
 
+# What metrics are drawn over, by the first part of their names; each is logged next to them.
+AXES = {"batch": "trainer/global_step", "epoch": "epoch", "curve": "curve/iterations"}
+# The keys of the pictures of the game, and of the table of attacks.
+IMAGES = "clean, attacked, restored, clean restored"
+EVALUATED = "attacks"
+_ORIGIN = ("run", "defense", "source", "attack", "protocol")
 _FIGURES = (
     "success_rate", "success_rate_verified", "noise_level", "noise_level_verified", "median_l2",
     "rounding_share", "images", "attacked", "clean_accuracy", "seconds",
@@ -61,13 +69,13 @@ def wandb_run(
 
 
 def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
-    """Log the figures of each attack as a table and as a summary, and its picture."""
+    """Log the figures of each attack as a table and as a summary, its picture and its curve."""
     import wandb
 
     results = [read_json(folder / "result.json") or {} for folder in folders]
-    table = wandb.Table(columns=["attack", "protocol", *_FIGURES])
+    table = wandb.Table(columns=[*_ORIGIN, *_FIGURES])
     for result in results:
-        table.add_data(*(result[name] for name in ("attack", "protocol", *_FIGURES)))
+        table.add_data(*(result[name] for name in (*_ORIGIN, *_FIGURES)))
         for name in _FIGURES:
             run.summary[f"{result['attack']}/{result['protocol']}/{name}"] = result[name]
     pictures = {
@@ -75,7 +83,73 @@ def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
         for folder, result in zip(folders, results, strict=True)
         if (folder / "examples.png").exists()
     }
-    run.log({"attacks": table, **pictures})
+    run.log({EVALUATED: table, **pictures})
+    for result in results:
+        if "curve" in result:
+            _log_curve(run, result)
+
+
+def save_workspace(specification: Mapping[str, Any], project: str, entity: str | None) -> str:
+    """Save a workspace as a new view of a project.
+
+    Args:
+        specification: see `funn.dashboard.specification`.
+        project: the W&B project that the runs are logged to.
+        entity: who owns it; None for the account's default.
+
+    Returns:
+        The address of the view.
+
+    Raises:
+        UserError: if nobody is logged in, or W&B refuses.
+    """
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        owner = entity or wandb.Api().default_entity
+        if owner is None:
+            raise UserError("your W&B account has no default entity: give --entity")
+        return str(build_workspace(specification, project, owner).save().url)
+    except (wandb.Error, WandbApiFailedError) as error:
+        raise UserError(
+            f"W&B did not save the dashboard: {error} (--dry-run prints it without an account)"
+        ) from error
+
+
+def build_workspace(specification: Mapping[str, Any], project: str, entity: str) -> "ws.Workspace":
+    """Turn a specification (see `funn.dashboard`) into W&B's own classes; needs no account."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.reports.v2.interface import Config
+
+    def panel(type: str, **arguments: Any) -> Any:
+        for name, value in arguments.items():
+            if isinstance(value, Mapping):
+                arguments[name] = Config(value["config"])
+        return getattr(wr, type)(**arguments)
+
+    sections = [
+        ws.Section(
+            name=section["name"], panels=[panel(**item) for item in section["panels"]], is_open=True
+        )
+        for section in specification["sections"]
+    ]
+    return ws.Workspace(
+        entity=entity, project=project, name=specification["name"], sections=sections
+    )
+
+
+def _log_curve(run: "wandb.Run", result: Mapping[str, Any]) -> None:
+    """Log the share of images fooled after so many iterations, at each number where it rises.
+
+    The last point is that of all iterations, so that curves of different runs end together.
+    """
+    curve, name = result["curve"], f"curve/{result['attack']}/{result['protocol']}"
+    points = list(zip(curve["steps"], curve["tracked"], curve["verified"], strict=True))
+    last = points[-1][1:] if points else (0.0, 0.0)
+    for steps, tracked, verified in dict.fromkeys([*points, (result["settings"]["steps"], *last)]):
+        run.log({AXES["curve"]: steps, f"{name}/tracked": tracked, f"{name}/verified": verified})
 
 
 def _open(
@@ -102,10 +176,13 @@ def _open(
     }
     mode = _mode(settings.mode)
     try:
-        return wandb.init(mode=mode, **arguments)
+        run = wandb.init(mode=mode, **arguments)
     except wandb.Error as error:
         log.warning("W&B is out of reach (%s): this run is logged offline", error)
-        return wandb.init(mode="offline", **arguments)
+        run = wandb.init(mode="offline", **arguments)
+    for prefix, axis in AXES.items():
+        run.define_metric(f"{prefix}/*", step_metric=axis)
+    return run
 
 
 def _mode(wanted: str) -> Any:

@@ -174,7 +174,7 @@ def _loggers(config: TrainConfig, launch: Launch, folder: StageFolder) -> Iterat
     with wandb_run(
         config.logger,
         launch,
-        name=f"{config.defense['name']}-{folder.name}-{folder.fingerprint}",
+        name=f"{folder.path.parent.name}-{folder.name}",
         job_type=folder.name,
         config=config.resolved(),
         folder=Path(config.output_dir),
