@@ -49,7 +49,7 @@ endef
 reproduce: env ## train, attack and report every row of the paper's tables (under an hour on two cores)
 	$(call pipeline,magnet$(comma))
 
-OTHERS := classic_long,funn_minimax,adversarial_training,adversarial_training_linf,denoising,classic_tuned
+OTHERS := classic_long,apegan,funn_minimax,adversarial_training,adversarial_training_linf,denoising,classic_tuned
 TRAINED = $$(ls -d $(OUT)/train/*/classifier | xargs -n 1 dirname | paste -sd,)
 
 # The last training finds all finished: it points outputs/latest at the paper's settings again.
