@@ -178,6 +178,7 @@ def test_evaluation_writes_records_and_figures(outputs):
     fgsm = next(result for result in results if result["attack"] == "fgsm")
     assert row["paper: success"] == "1.61 %"
     assert row["success tracked"] == f"{100 * fgsm['success_rate']:.2f} %"
+    assert row["images"] == "60 of 100"
     assert row["run"] in (outputs / "report/table1.md").read_text()
 
 

@@ -19,7 +19,7 @@ FIGURES = {
     "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
     "noise_level_verified": 0.1, "rounding_share": 0.0, "attacked": 10, "images": 10,
     "clean_accuracy": 1.0, "success_rate_undetected": 0.3, "clean_rejected": 0.01,
-    "revision": "abc", "date": "2026-01-01", "seed": 0,
+    "revision": "abc", "date": "2026-01-01", "seed": 0, "parents": [],
 }  # fmt: skip
 
 

@@ -19,13 +19,14 @@ from funn.sweeps import sweep_pictures, sweep_plots
 DEEPFOOL = next(row.title for row in TABLE_1 if row.attack == "deepfool_l2")
 
 
-def game(root, number, picture=b"", **settings):
+def game(root, number, picture=b"", twin=None, **settings):
     """Write what the game's stage leaves, one second after the one before."""
     folder = root / f"train/funn-{number}/adversarial"
     (folder / "images").mkdir(parents=True)
     beta = settings.get("beta", 1)
     metrics = {"perturbation": 2 * beta, "error": beta, "defender_clean": beta / 2}
     content = {"defense": "funn", "settings": settings, "metrics": metrics}
+    content["checkpoint_sha256"] = f"game {number}" if twin is None else twin
     (folder / "result.json").write_text(json.dumps(content))
     os.utime(folder / "result.json", (number, number))
     (folder / "images/epoch-003.png").write_bytes(b"early")
@@ -118,6 +119,23 @@ def test_attacks_are_drawn_against_what_was_swept(root):
     assert list(deepfool.x) == list(deepfool.y) == [0.01, 0.02, 0.1]
     assert deepfool.text[0] == "50.00 % tracked, 10 images"
     assert list(plots["beta-noise"].data[0].y) == [0.02, 0.04, 0.2]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_games_that_end_the_same_share_what_was_measured(root, same):
+    for number, beta in enumerate((0.01, 0.02, 0.1)):
+        twin = "the same" if same and number else None
+        game(root, number, twin=twin, beta=beta)
+    for number, beta in enumerate((0.01, 0.02)):
+        parents = [{"sha256": "the same" if number else "another"}]
+        figures = {"success_rate_verified": beta}
+        write(root, f"funn-{number}", "deepfool_l2", trained={"beta": beta}, parents=parents,
+              **figures)  # fmt: skip
+    plots = sweep_plots(root, collect(root))
+    assert ("beta-success" in plots) == same
+    if same:
+        (line,) = plots["beta-success"].data
+        assert (list(line.x), list(line.y)) == ([0.01, 0.02, 0.1], [0.01, 0.02, 0.02])
 
 
 def test_a_gamma_of_0_is_drawn(root):

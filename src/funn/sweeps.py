@@ -81,7 +81,7 @@ def sweep_plots(root: Path, results: Sequence[Result]) -> dict[str, go.Figure]:
             title = f"Where the game ends against {axis.title}"
             plots[axis.name] = _against(axis, title, "mse after the last epoch", ends)
             plots[axis.name].update_yaxes(type="log")
-        success, levels = _attacked(results, axis)
+        success, levels = _attacked(root, results, axis)
         if success:
             y = "share of images fooled, verified"
             plots[f"{axis.name}-success"] = _against(
@@ -129,30 +129,43 @@ def sweep(trained: Iterable[tuple[Mapping[str, Any], Item]], axis: Axis) -> dict
     return best if len(best) >= _LEAST else {}
 
 
-def _games(root: Path, axis: Axis) -> dict[float, tuple[Path, dict[str, Any]]]:
-    """The folder and the result of the game's stage at each value of a sweep."""
+def _stages(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The folder and the result of every finished game of funn, the oldest first."""
     paths = sorted(
         (root / "train").glob(f"*/adversarial/{RESULT}"), key=lambda path: path.stat().st_mtime
     )
-    stages = [(path.parent, content) for path in paths if (content := read_json(path)) is not None]
-    trained = [
-        (stage["settings"], (folder, stage))
-        for folder, stage in stages
-        if stage["defense"] == "funn"
-    ]
-    return sweep(trained, axis)
+    found = [(path.parent, content) for path in paths if (content := read_json(path)) is not None]
+    return [(folder, stage) for folder, stage in found if stage["defense"] == "funn"]
 
 
-def _attacked(results: Sequence[Result], axis: Axis) -> tuple[list[go.Scatter], list[go.Scatter]]:
+def _games(root: Path, axis: Axis) -> dict[float, tuple[Path, dict[str, Any]]]:
+    """The folder and the result of the game's stage at each value of a sweep."""
+    return sweep(((stage["settings"], (folder, stage)) for folder, stage in _stages(root)), axis)
+
+
+def _evaluated(root: Path, results: Sequence[Result]) -> list[tuple[dict[str, Any], str]]:
+    """Settings and name of each run that was attacked, the oldest first.
+
+    Games of other settings may end with the same bits, and then share a classifier and what was
+    measured of it: where the attacker never forces an error of beta, no larger beta changes a step.
+    """
+    games = [stage for _, stage in _stages(root)]
+    trained = []
+    for result in results:
+        own = result["settings_trained"]
+        if result["defense"] != "funn" or own is None:
+            continue
+        parents = {parent["sha256"] for parent in result["parents"]}
+        twins = [game["settings"] for game in games if game["checkpoint_sha256"] in parents]
+        trained += [({**own, **settings}, result["run"]) for settings in (*twins, own)]
+    return trained
+
+
+def _attacked(
+    root: Path, results: Sequence[Result], axis: Axis
+) -> tuple[list[go.Scatter], list[go.Scatter]]:
     """Lines of success and of noise, one for each attack and protocol."""
-    runs = sweep(
-        [
-            (result["settings_trained"], result["run"])
-            for result in results
-            if result["defense"] == "funn" and result["settings_trained"] is not None
-        ],
-        axis,
-    )
+    runs = sweep(_evaluated(root, results), axis)
     cells: dict[str, dict[float, Result]] = {}
     for row in _ROWS:
         for x, run in runs.items():
