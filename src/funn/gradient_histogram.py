@@ -1,0 +1,60 @@
+"""The histogram of input-gradient zeros, of what `gradient_zeros` measured."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from funn.files import read_json
+from funn.metrics import percent
+from funn.plots import figure
+from funn.results import Result
+
+_TENTHS = [f"{10 * tenth}-{10 * tenth + 10} %" for tenth in range(10)]
+_BINS = ["none", *_TENTHS, "all"]
+
+
+def gradient_histogram(
+    root: Path, results: Sequence[Result], runs: Mapping[str, str]
+) -> go.Figure | None:
+    """Share of images against the share of zeros in their gradient, for each encoder and loss."""
+    folders = {
+        result["encoder"]: (root / result["folder"]).parent
+        for run in runs.values()
+        for result in results
+        if result["run"] == run
+    }
+    traces = []
+    for encoder, folder in folders.items():
+        measured = read_json(folder / "gradients.json")
+        for loss in ("cross_entropy", "margin") if measured else ():
+            assert measured is not None
+            zero = percent(measured[loss]["all_zero"])
+            name = f"{encoder}, {loss.replace('_', '-')}: all zero for {zero}"
+            shares = binned(measured[loss]["counts"], measured["entries"])
+            traces.append(go.Bar(x=_BINS, y=shares, name=name, hovertemplate="%{x}: %{y:.2%}"))
+    if not traces:
+        return None
+    drawn = figure(
+        "Zeros in the gradient of the loss at test images",
+        "share of a gradient's entries that are exactly zero",
+        "share of images",
+        traces,
+    )
+    drawn.update_xaxes(type="category")
+    drawn.update_yaxes(tickformat=".0%")
+    return drawn
+
+
+def binned(counts: Mapping[str, int], entries: int) -> list[float]:
+    """The share of images with no zero, with up to each tenth of zeros, and with nothing else.
+
+    Args:
+        counts: number of images by their number of zeros.
+        entries: of one gradient.
+    """
+    shares = [0.0] * len(_BINS)
+    for zeros, images in counts.items():
+        place = 0 if int(zeros) == 0 else 1 + 10 * int(zeros) // entries
+        shares[place] += images / sum(counts.values())
+    return shares
