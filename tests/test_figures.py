@@ -132,11 +132,22 @@ def test_zeros_are_counted():
     test = Images(images.view(2, 1, 2, 2), torch.tensor([0, 0]))
     mild = gradient_zeros(Scaled(1.0), test, 1)
     assert (mild["images"], mild["entries"]) == (2, 4)
-    # Of the second image, the margin is to the third logit or to the second, which are equal.
     assert mild["cross_entropy"] == {"counts": {"2": 2}, "all_zero": 0.0}
     steep = gradient_zeros(Scaled(1e6), test, 2)
     assert steep["cross_entropy"] == {"counts": {"4": 2}, "all_zero": 1.0}
     assert steep["margin"] == {"counts": {"2": 2}, "all_zero": 0.0}
+
+
+class Rounded(Scaled):
+    """Logits without a gradient."""
+
+    def forward(self, x):
+        return super().forward((x > 0.5).float())
+
+
+def test_a_classifier_without_gradients_is_all_zeros():
+    test = Images(torch.full((3, 1, 2, 2), 200, dtype=torch.uint8), torch.zeros(3, dtype=int))
+    assert gradient_zeros(Rounded(1.0), test, 2)["margin"] == {"counts": {"4": 3}, "all_zero": 1.0}
 
 
 def test_the_histogram_tells_none_and_all_from_some():
