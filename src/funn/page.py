@@ -28,14 +28,16 @@ svg{max-width:100%;height:auto}
 .infolayer text,.cartesianlayer text{fill:CanvasText!important}
 img{max-width:100%;image-rendering:pixelated}
 @media (max-width:40rem){body{margin:1rem auto;padding:0 .75rem}}
+@page{size:landscape}
 @media print{
 :root{color-scheme:light}
 body{max-width:none;margin:0;font-size:12px}
 details{display:block}
 figure,.plot,tr{break-inside:avoid}
 .wide{overflow:visible}
-table{font-size:.65rem}
-th,td{white-space:normal;padding:.2rem .3rem;overflow-wrap:anywhere}
+table{font-size:.6rem}
+th,td{white-space:normal;padding:.15rem .25rem}
+td a{display:inline-block;min-width:16em;overflow-wrap:anywhere}
 thead th{position:static}
 }
 """

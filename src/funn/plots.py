@@ -17,6 +17,7 @@ _ITERATIONS = 1000  # the most that the paper speaks of
 _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
+    "title_font_size": 15,
     "font": {"color": "#80868f"},  # legible on white and on black
     "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
     "legend": {"orientation": "h", "y": -0.25},
@@ -51,7 +52,7 @@ def against_iterations(
     if not traces:
         return None
     traces += _papers_iterations(attack)
-    title = f"Success of {attack} against iterations"
+    title = f"Success of {attack} by iterations"
     drawn = figure(title, "iterations", "share of images fooled", traces)
     drawn.update_xaxes(type="log", dtick=1)
     drawn.update_yaxes(tickformat=".0%", rangemode="tozero")
