@@ -165,6 +165,8 @@ def test_evaluation_writes_records_and_figures(outputs):
         assert checkpoint.exists()
     figures = read(root / "reconstruction.json")
     assert {"init", "adversarial"} <= figures.keys()
+    zeros = read(root / "gradients.json")
+    assert sum(zeros["margin"]["counts"].values()) == zeros["images"] == 100
 
     again = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
                         f"output_dir={outputs}", "suite.attacks.local_search.R=5")  # fmt: skip

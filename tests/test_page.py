@@ -47,6 +47,8 @@ def test_the_page_draws_and_its_links_lead_somewhere(outputs, tmp_path):
     # What is written by the script is not in the file: the plots were drawn.
     assert seen.stdout.count('<svg class="main-svg"') >= 2
     assert '<svg class="main-svg"' not in page.read_text()
+    # Figures 1, 3a, 3b and 3c are in it.
+    assert page.read_text().count("<figure><svg ") == 4
     assert "does not hold" in seen.stdout or "holds" in seen.stdout
     links = Links(page.read_text())
     assert len(links.found) > 20

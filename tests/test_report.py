@@ -168,9 +168,12 @@ def test_plots_hold_the_numbers(root):
     write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000}, curve=curve)
     write(root, "funn-2", "deepfool_l2", trained={"beta": 9}, attacked={"steps": 1000}, curve=curve)
     results = collect(root)
-    (line,) = against_iterations(results, {"funn": "funn-1"}).data
+    line, _, paper = against_iterations(results, {"funn": "funn-1"}, "deepfool_l2").data
     assert list(line.x) == [0.5, 1, 7, 1000]
     assert list(line.y) == [0, 0.25, 0.75, 0.75]
+    assert list(line.customdata) == [0, 0.2, 0.7, 0.7]
+    assert dict(zip(paper.x, paper.y, strict=True)) == {50: 0.0054, 200: 0.0135, 1000: 0.1525}
+    assert against_iterations(results, {"funn": "funn-1"}, "deepfool_linf") is None
 
 
 def test_figure_2_is_the_way_of_the_newest_runs(root):

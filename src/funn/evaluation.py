@@ -15,6 +15,7 @@ from funn.build import build, locate
 from funn.data import ImageData, Images
 from funn.errors import UserError
 from funn.files import read_json, write_json
+from funn.gradient_zeros import gradient_zeros
 from funn.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.provenance import provenance
 from funn.reconstruction import reconstruction
@@ -62,6 +63,9 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
             run_trial(trial, folder, config, victim, test, len(data.test.labels))
             log.info("%s", line(folder))
             done.append(folder)
+        seen = with_thin_convolutions(victim.model)
+        zeros = gradient_zeros(seen, data.test, config.batch_size)
+        write_json(root / "gradients.json", zeros)
         if victim.run is not None:
             write_json(root / "reconstruction.json", reconstruction(victim.run, data.test))
         if tracker is not None:

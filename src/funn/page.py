@@ -24,8 +24,24 @@ thead th{position:sticky;top:0;background:Canvas}
 .interpretation{border-left:.25rem solid #8886;padding-left:.75rem;list-style:none}
 small{opacity:.8}
 figure{margin:1rem 0}
+svg{max-width:100%;height:auto}
+.drawings{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+.plot .main-svg{max-width:none}
+.infolayer text,.cartesianlayer text{fill:CanvasText!important}
 img{max-width:100%;image-rendering:pixelated}
-@media print{body{max-width:none;margin:0}details{display:block}.plot{break-inside:avoid}}
+@media (max-width:40rem){body{margin:1rem auto;padding:0 .75rem}}
+@page{size:landscape}
+@media print{
+:root{color-scheme:light}
+body{max-width:none;margin:0;font-size:12px}
+details{display:block}
+figure,.plot,tr{break-inside:avoid}
+.wide{overflow:visible}
+table{font-size:.6rem}
+th,td{white-space:normal;padding:.15rem .25rem}
+td a{display:inline-block;min-width:16em;overflow-wrap:anywhere}
+thead th{position:static}
+}
 """
 
 
@@ -51,6 +67,7 @@ def page(
     tables: Sequence[Table],
     findings: Sequence[Finding],
     plots: Mapping[str, go.Figure],
+    drawings: Mapping[str, str],
     pictures: Mapping[str, bytes],
     choices: Sequence[str],
     legend: str,
@@ -62,6 +79,7 @@ def page(
         tables: the first is shown with the findings, the others below the plots.
         findings: what the results say.
         plots: by the name of their place on the page.
+        drawings: SVG by what they show.
         pictures: PNG files by what they show.
         choices: where the paper is silent or wrong, and what was chosen.
         legend: what the tables' columns mean.
@@ -73,6 +91,10 @@ def page(
     drawn = "".join(
         f'<div class="plot">{_plot(name, figure)}</div>' for name, figure in plots.items()
     )
+    sketched = "".join(
+        f"<figure>{svg}<figcaption>{html.escape(title)}</figcaption></figure>"
+        for title, svg in drawings.items()
+    )
     shown = "".join(_picture(title, content) for title, content in pictures.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -80,7 +102,8 @@ def page(
         '<link rel="icon" href="data:,">'
         f"<title>FUNN: the paper's tables and ours</title><style>{_STYLE}</style>{library}"
         "</head><body><h1>FUNN, reproduced</h1>"
-        f"{_findings(findings)}{_table(first)}<p><small>{html.escape(legend)}</small></p>{drawn}{shown}"
+        f"{_findings(findings)}{_table(first)}<p><small>{html.escape(legend)}</small></p>"
+        f'<div class="drawings">{sketched}</div>{drawn}{shown}'
         f"{''.join(_table(table) for table in rest)}"
         "<h2>Where the paper is silent or wrong, and what was chosen</h2>"
         f"<ul>{''.join(f'<li>{html.escape(choice)}</li>' for choice in choices)}</ul>"

@@ -2,16 +2,22 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 
 from funn.files import read_json
-from funn.results import Result
+from funn.paper import ITERATIONS, TABLE_1, Row
+from funn.results import Result, each_protocol
+
+_ITERATIONS = 1000  # the most that the paper speaks of
 
 _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
+    "title_font_size": 15,
     "font": {"color": "#80868f"},  # legible on white and on black
     "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
     "legend": {"orientation": "h", "y": -0.25},
@@ -29,27 +35,60 @@ def figure(title: str, x: str, y: str, traces: Sequence[go.Scatter]) -> go.Figur
     return drawn
 
 
-def against_iterations(results: Sequence[Result], runs: Mapping[str, str]) -> go.Figure | None:
-    """Success of DeepFool against its iterations, for each encoder, norm and protocol."""
+def against_iterations(
+    results: Sequence[Result], runs: Mapping[str, str], attack: str
+) -> go.Figure | None:
+    """Success of one DeepFool against its iterations, for each encoder and protocol.
+
+    An encoder has one colour, a protocol one dash, and the paper's figures are crosses.
+    """
+    row = Row("", attack, _ITERATIONS, {})
     traces = []
-    for result in results:
-        if result["run"] not in runs.values() or result["source"] is not None:
-            continue
-        curve = result.get("curve")
-        if not curve or not curve["steps"] or result["settings"]["steps"] < 1000:
-            continue
-        name = f"{result['encoder']}, {result['attack']}, {result['protocol']}"
-        # From nothing at 0 steps to the last of them; a logarithm has no 0.
-        steps = [max(step, 0.5) for step in [0, *curve["steps"], result["settings"]["steps"]]]
-        shares = [0.0, *curve["tracked"], curve["tracked"][-1]]
-        traces.append(go.Scatter(x=steps, y=shares, name=name, mode="lines", line={"shape": "hv"}))
+    for colour, run in zip(cycle(qualitative.Plotly), runs.values(), strict=False):
+        for result in each_protocol(results, run, row):
+            curve = result.get("curve")
+            if curve and curve["steps"]:
+                traces.append(_iterations(result, curve, colour))
     if not traces:
         return None
-    drawn = figure(
-        "Success of DeepFool against iterations", "iterations", "share of images fooled", traces
-    )
-    drawn.update_xaxes(type="log")
+    traces += _papers_iterations(attack)
+    title = f"Success of {attack} by iterations"
+    drawn = figure(title, "iterations", "share of images fooled", traces)
+    drawn.update_xaxes(type="log", dtick=1)
+    drawn.update_yaxes(tickformat=".0%", rangemode="tozero")
     return drawn
+
+
+def _iterations(result: Result, curve: Mapping[str, list[float]], colour: str) -> go.Scatter:
+    def ends(shares: list[float]) -> list[float]:
+        return [0.0, *shares, shares[-1]]
+
+    # From nothing at 0 steps to the last of them; a logarithm has no 0.
+    steps = [max(step, 0.5) for step in [0, *curve["steps"], result["settings"]["steps"]]]
+    dash = "dot" if result["protocol"] == "foolbox1" else "solid"
+    return go.Scatter(
+        x=steps,
+        y=ends(curve["tracked"]),
+        customdata=ends(curve["verified"]),
+        hovertemplate="%{y:.2%} (verified %{customdata:.2%}) after %{x}",
+        name=f"{result['encoder']}, {result['protocol']}",
+        mode="lines",
+        line={"shape": "hv", "dash": dash, "color": colour},
+    )
+
+
+def _papers_iterations(attack: str) -> list[go.Scatter]:
+    rows = [row for row in (*TABLE_1, *ITERATIONS) if row.attack == attack]
+    return [
+        go.Scatter(
+            x=[row.steps for row in rows if defense in row.cells],
+            y=[row.cells[defense].success_rate for row in rows if defense in row.cells],
+            name=f"paper: {defense}",
+            mode="markers",
+            marker={"symbol": symbol, "size": 10, "color": "#80868f"},
+        )
+        for defense, symbol in (("classic", "cross"), ("funn", "x"))
+    ]
 
 
 def paths(root: Path) -> go.Figure | None:

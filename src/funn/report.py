@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from funn.disagreement import disagreements, footnotes, symbols
+from funn.drawings import drawings
 from funn.errors import UserError
 from funn.files import replace_file
+from funn.gradient_histogram import gradient_histogram
 from funn.metrics import noise, percent
 from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
@@ -16,6 +18,7 @@ from funn.results import Result, collect, each_protocol, find, images_of, repres
 from funn.schema import ReportConfig
 from funn.spread import rates_over_seeds, seed_runs, seeds_table
 from funn.sweeps import sweep_pictures, sweep_plots
+from funn.trained_stages import reported_stages
 from funn.verdict import findings
 
 _ROWS = (*TABLE_1, *ITERATIONS)
@@ -62,7 +65,9 @@ def report(config: ReportConfig) -> Path:
     tables = [table for table in (short, seeds, full, threats, rest) if table.rows]
     runs = representatives(results, _ROWS)
     plots = {
-        "iterations": against_iterations(results, runs),
+        "iterations-l2": against_iterations(results, runs, "deepfool_l2"),
+        "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
+        "gradients": gradient_histogram(root, results, runs),
         "figure2": paths(root),
         **sweep_plots(root, results),
     }
@@ -75,7 +80,9 @@ def report(config: ReportConfig) -> Path:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
     said, seen = findings(results, runs), pictures(root, results, runs) | sweep_pictures(root)
-    text = page(tables, said, drawn, seen, CHOICES, _LEGEND, source)
+    own = next((result for result in results if result["run"] == runs.get("funn")), None)
+    figures = {} if own is None else drawings(root, own)
+    text = page(tables, said, drawn, figures, seen, CHOICES, _LEGEND, source)
     replace_file(folder / "index.html", text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
@@ -85,11 +92,12 @@ def report(config: ReportConfig) -> Path:
 
 
 def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, bytes]:
-    """The game's last images, and what DeepFool makes of the first test images."""
+    """The game's first, middle and last images, and what DeepFool makes of test images."""
     found = {}
-    for run in sorted((root / "latest").glob("*")):
-        for path in sorted((run / "adversarial/images").glob("*.png"))[-1:]:
-            title = f"{run.name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
+    for name, folder in reported_stages(root, results, runs, "adversarial").items():
+        paths = sorted((folder / "images").glob("*.png"))
+        for path in dict.fromkeys(paths[place] for place in (0, len(paths) // 2, -1) if paths):
+            title = f"{name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
             found[title] = path.read_bytes()
     for result in results:
         path = root / result["folder"] / "examples.png"
