@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 RUN := $(BIN)/python
-# Extra overrides for every training or evaluation of reproduce and demo, e.g. make demo ARGS="seed=1".
+# Extra overrides for every training of reproduce and demo, e.g. make demo ARGS="seed=1".
 ARGS ?=
 
 help: ## list the targets
