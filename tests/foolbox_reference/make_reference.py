@@ -26,6 +26,7 @@ SEARCHED = 100  # images for the local search
 SEEDS = 5
 ROUNDS = {"foolbox1": 20, "fixed": 3}  # at which some images succeed and some do not
 DEEPFOOL_STEPS = 50
+PROBES = 4  # random directions along which DeepFool's iterates are stored
 SIGN_EPS = (0.02, 5.0)  # not enough for all; so much that a finer grid is searched too
 ITERATIVE_EPS = 0.02
 ITERATIVE_IMAGES = 50
@@ -89,6 +90,7 @@ def model(foolbox, stored):
     class Network(foolbox.models.DifferentiableModel):
         def __init__(self):
             super().__init__(bounds=(0, 1), channel_axis=1)
+            self.iterates = []
 
         def num_classes(self):
             return 10
@@ -98,6 +100,8 @@ def model(foolbox, stored):
             return np.maximum(self.hidden, 0) @ stored["w2"].T + stored["b2"]
 
         def predictions_and_gradient(self, image, label):
+            if not (self.iterates and self.iterates[-1] is image):
+                self.iterates.append(image)
             logits = self.batch_predictions(image[None])[0]
             change = np.exp(logits - logits.max())
             change /= change.sum()
@@ -140,6 +144,26 @@ def attacked(attack, images, labels, **settings):
     return norms
 
 
+def add_deepfool(attack, again, key, stored):
+    """An attack's norms, those on the reordered network, and its iterates.
+
+    Of each iterate the scalar products of its perturbation with `probes`: (IMAGES, steps, PROBES),
+    NaN after the image's last.
+    """
+    images, labels = unit(stored["images"]), stored["labels"]
+    probes = stored["probes"]
+    norms, ways = [], np.full((IMAGES, DEEPFOOL_STEPS, PROBES), np.nan, np.float32)
+    for i, image in enumerate(images):
+        network = attack._default_model
+        network.iterates.clear()
+        norms.append(attacked(attack, image[None], labels[i : i + 1], steps=DEEPFOOL_STEPS)[0])
+        for step, iterate in enumerate(network.iterates):
+            ways[i, step] = probes @ (iterate - image).ravel()
+    stored[key], stored[f"{key}_iterates"] = np.array(norms), ways
+    # How far Foolbox agrees with itself: rounding decides where its steps cross the boundary.
+    stored[f"{key}_reordered"] = attacked(again, images, labels, steps=DEEPFOOL_STEPS)
+
+
 def add_local_search(foolbox, attack, stored, order):
     images, labels = unit(stored["images"])[:SEARCHED], stored["labels"][:SEARCHED]
     norms = []
@@ -164,14 +188,13 @@ def foolbox18():
         "DeepFoolL2Attack", "DeepFoolLinfinityAttack", "SinglePixelAttack", "GradientSignAttack",
         "IterativeGradientSignAttack", "GradientAttack", "LocalSearchAttack",
     )}  # fmt: skip
+    stored["probes"] = np.random.RandomState(0).randn(PROBES, 784).astype(np.float32)
     for name, key in (
         ("DeepFoolL2Attack", "deepfool_l2"),
         ("DeepFoolLinfinityAttack", "deepfool_linf"),
     ):
-        stored[key] = attacked(attacks[name], images, labels, steps=DEEPFOOL_STEPS)
-        # How far Foolbox agrees with itself: rounding decides where its steps cross the boundary.
         again = getattr(foolbox.attacks, name)(model(foolbox, reordered(stored)))
-        stored[f"{key}_reordered"] = attacked(again, images, labels, steps=DEEPFOOL_STEPS)
+        add_deepfool(attacks[name], again, key, stored)
     stored["single_pixel"] = ~np.isnan(attacked(attacks["SinglePixelAttack"], images, labels))
     stored["sign_eps"] = np.array(SIGN_EPS)
     stored["sign"] = np.array(
