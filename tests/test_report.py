@@ -7,10 +7,12 @@ import pytest
 from funn.config import declared_attack, declared_training
 from funn.paper import ITERATIONS, TABLE_1
 from funn.plots import against_iterations, paths
-from funn.report import others, overview, table_1, table_2
+from funn.report import others, overview, table_1
 from funn.report import report as make_report
 from funn.results import collect, differences, representatives
 from funn.schema import ReportConfig
+from funn.threat_models import table_2, threats
+from funn.trained_stages import latest_stages
 from funn.verdict import findings
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
@@ -98,10 +100,28 @@ def test_what_another_classifier_was_attacked_for_is_in_table_2_alone(root):
     results = collect(root)
     full, _ = table_1(results)
     assert [row[5] for row in full.rows] == ["10.00 %"]
-    threats, _ = table_2(results)
-    assert [(row[2], row[3], row[7]) for row in threats.rows] == [
-        ("white-box", "1.61 %", "10.00 %"),
+    full, _ = table_2(results)
+    assert [(row[2], row[3], row[7]) for row in full.rows] == [
         ("oblivious, of classic-2", "1.61 %", "80.00 %"),
+        ("white-box", "1.61 %", "10.00 %"),
+    ]
+
+
+def test_each_defence_and_threat_is_a_row_of_the_short_table_2(root):
+    write(root, "magnet-1", "fgsm", success_rate_verified=0.5, success_rate_undetected=0.5)
+    write(root, "magnet-1", "fgsm", "foolbox1", success_rate_undetected=0.9)
+    write(root, "magnet-1", "pgd_l2", "both", success_rate_verified=0.8, images=5, test_images=10)
+    write(root, "magnet-1", "fgsm", source="magnet-1/bare", success_rate_undetected=0.2)
+    write(root, "magnet-1", "fgsm", source="classic-2", success_rate_undetected=0.1)
+    write(root, "denoising-2", "fgsm", success_rate_verified=0.6, success_rate_undetected=0.6)
+    table = threats(collect(root))
+    fgsm, pgd = table.header.index(FGSM_ROW.title), table.header.index("PGD (eps=1, L2)")
+    assert [(*row[:2], row[fgsm], row[pgd], row[-1]) for row in table.rows] == [
+        ("magnet", "the paper's figures", "3.20 %", "-", "-"),
+        ("magnet", "oblivious, of classic-2", "10.00 % (40.00 %)", "-", "10"),
+        ("magnet", "oblivious, of the bare classifier", "20.00 % (40.00 %)", "-", "10"),
+        ("magnet", "white-box", "50.00 %", "30.00 % (80.00 %)", "10 / 5 of 10"),
+        ("denoising", "white-box", "60.00 %", "-", "10"),
     ]
 
 
@@ -183,7 +203,7 @@ def test_figure_2_is_the_way_of_the_newest_runs(root):
     (folder / "metrics.csv").write_text(
         "epoch,step,epoch/perturbation,epoch/error\n1,50,,\n1,468,0.1,0.02\n2,936,0.2,0.03\n"
     )
-    (line,) = paths(root).data
+    (line,) = paths(latest_stages(root, "adversarial")).data
     assert list(line.x) == [0.1, 0.2]
     assert list(line.y) == [0.02, 0.03]
 

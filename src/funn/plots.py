@@ -91,11 +91,14 @@ def _papers_iterations(attack: str) -> list[go.Scatter]:
     ]
 
 
-def paths(root: Path) -> go.Figure | None:
-    """Figure 2: the way of (mse(A(x), x), mse(x, D(A(x)))) over the epochs of the game."""
+def paths(stages: Mapping[str, Path]) -> go.Figure | None:
+    """Figure 2: the way of (mse(A(x), x), mse(x, D(A(x)))) over the epochs of the game.
+
+    Args:
+        stages: folders of games by the encoder's name.
+    """
     traces, betas = [], set()
-    for run in sorted((root / "latest").glob("*")):
-        stage = run / "adversarial"
+    for name, stage in stages.items():
         result, metrics = read_json(stage / "result.json"), stage / "metrics.csv"
         if result is None or not metrics.exists():
             continue
@@ -109,7 +112,7 @@ def paths(root: Path) -> go.Figure | None:
                 x=[float(row["epoch/perturbation"]) for row in rows],
                 y=[float(row["epoch/error"]) for row in rows],
                 text=[f"epoch {int(float(row['epoch']))}" for row in rows],
-                name=run.name,
+                name=name,
                 mode="lines+markers",
             )
         )

@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import plotly.graph_objects as go
+
 from funn.disagreement import disagreements, footnotes, symbols
 from funn.drawings import drawings
 from funn.errors import UserError
@@ -12,13 +14,14 @@ from funn.files import replace_file
 from funn.gradient_histogram import gradient_histogram
 from funn.metrics import noise, percent
 from funn.page import Table, page
-from funn.paper import CHOICES, ITERATIONS, STRONGER, TABLE_1, TABLE_2, Reported
+from funn.paper import CHOICES, ITERATIONS, TABLE_1, Reported
 from funn.plots import against_iterations, paths
 from funn.results import Result, collect, each_protocol, find, images_of, representatives, titled
 from funn.schema import ReportConfig
 from funn.spread import rates_over_seeds, seed_runs, seeds_table
 from funn.sweeps import sweep_pictures, sweep_plots
-from funn.trained_stages import reported_stages
+from funn.threat_models import table_2, threats
+from funn.trained_stages import latest_stages, reported_stages
 from funn.verdict import findings
 
 _ROWS = (*TABLE_1, *ITERATIONS)
@@ -26,11 +29,6 @@ _HEADER = (
     "attack", "encoder", "paper: success", "paper: noise", "protocol", "success tracked",
     "success verified", "noise tracked", "noise verified", "rounding", "attacked", "images",
     "clean accuracy", "run",
-)  # fmt: skip
-_THREAT_HEADER = (
-    "attack", "encoder", "the attacker knows", "paper", "protocol", "success undetected",
-    "success verified", "success tracked", "noise tracked", "attacked", "images", "clean accuracy",
-    "clean rejected", "run",
 )  # fmt: skip
 _PROTOCOLS = ("foolbox1", "strict")
 _EVALUATE = "python src/evaluate.py run=outputs/latest/funn suite=table1"
@@ -57,38 +55,51 @@ def report(config: ReportConfig) -> Path:
     """
     root = Path(config.output_dir)
     results = collect(root)
-    short, chosen = overview(results)
-    full, shown = table_1(results)
-    threats, known = table_2(results)
-    rest = others(results, [*shown, *known])
-    seeds = seeds_table(results, _ROWS)
-    tables = [table for table in (short, seeds, full, threats, rest) if table.rows]
+    tables, chosen = _tables(results)
     runs = representatives(results, _ROWS)
-    plots = {
-        "iterations-l2": against_iterations(results, runs, "deepfool_l2"),
-        "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
-        "gradients": gradient_histogram(root, results, runs),
-        "figure2": paths(root),
-        **sweep_plots(root, results),
-    }
-    drawn = {name: plot for name, plot in plots.items() if plot is not None}
-    if not results and not drawn:
+    plots = _plots(root, results, runs)
+    if not results and not plots:
         raise UserError(f"nothing to report under {root / 'eval'}: run `{_EVALUATE}` first")
     source = origin(chosen or results)
     folder = root / "report"
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
+    for name, plot in plots.items():
+        replace_file(folder / f"{name}.json", str(plot.to_json()).encode())
     said, seen = findings(results, runs), pictures(root, results, runs) | sweep_pictures(root)
     own = next((result for result in results if result["run"] == runs.get("funn")), None)
     figures = {} if own is None else drawings(root, own)
-    text = page(tables, said, drawn, figures, seen, CHOICES, _LEGEND, source)
+    text = page(tables, said, plots, figures, seen, CHOICES, _LEGEND, source)
     replace_file(folder / "index.html", text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
     print(source)
     return folder / "index.html"
+
+
+def _tables(results: Sequence[Result]) -> tuple[list[Table], list[Result]]:
+    """The page's tables, those without rows left out, and the results that the first shows."""
+    short, chosen = overview(results)
+    full, shown = table_1(results)
+    every_threat, known = table_2(results)
+    rest = others(results, [*shown, *known])
+    tables = [short, seeds_table(results, _ROWS), threats(results), full, every_threat, rest]
+    return [table for table in tables if table.rows], chosen
+
+
+def _plots(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, go.Figure]:
+    """The page's plots by the names of their places, those left out that have nothing to show."""
+    games = reported_stages(root, results, runs, "adversarial")
+    plots = {
+        "iterations-l2": against_iterations(results, runs, "deepfool_l2"),
+        "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
+        "gradients": gradient_histogram(root, results, runs),
+        "figure2": paths(games or latest_stages(root, "adversarial")),
+        **sweep_plots(root, results),
+    }
+    return {name: plot for name, plot in plots.items() if plot is not None}
 
 
 def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, bytes]:
@@ -156,25 +167,6 @@ def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
 
 
-def table_2(results: Sequence[Result]) -> tuple[Table, list[Result]]:
-    """Table 2: each defence where the attacker knows of it, and where it does not.
-
-    Returns:
-        The table, and the results that it shows.
-    """
-    every = (*TABLE_2, *STRONGER)
-    runs = representatives(results, every)
-    rows, shown = [], []
-    for row in every:
-        for defense, run in runs.items():
-            for source in dict.fromkeys(r["source"] for r in results if r["run"] == run):
-                for result in each_protocol(results, run, row, source):
-                    reported = row.cells.get(defense, Reported(None, None))
-                    rows.append([row.title, *_threat_cells(reported, result)])
-                    shown.append(result)
-    return Table("table2", "Table 2, by what the attacker knows", _THREAT_HEADER, rows), shown
-
-
 def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
     """Every result that is in no row of the paper's table: other attacks, other settings."""
     folders = {result["folder"] for result in shown}
@@ -207,24 +199,6 @@ def _cells(reported: Reported, result: Result) -> list[str]:
         str(result["attacked"]),
         images_of(result),
         percent(result["clean_accuracy"]),
-        result["folder"],
-    ]
-
-
-def _threat_cells(reported: Reported, result: Result) -> list[str]:
-    return [
-        result["encoder"],
-        "white-box" if result["source"] is None else f"oblivious, of {result['source']}",
-        percent(reported.success_rate),
-        result["protocol"],
-        percent(result["success_rate_undetected"]),
-        percent(result["success_rate_verified"]),
-        percent(result["success_rate"]),
-        noise(result["noise_level"]),
-        str(result["attacked"]),
-        images_of(result),
-        percent(result["clean_accuracy"]),
-        percent(result["clean_rejected"]),
         result["folder"],
     ]
 

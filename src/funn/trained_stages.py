@@ -36,3 +36,14 @@ def reported_stages(
         if result["run"] == run
     }
     return {encoder: folder for encoder, folder in folders.items() if folder is not None}
+
+
+def latest_stages(root: Path, stage: str) -> dict[str, Path]:
+    """Return the folder of a stage of each defence's newest run that has one, by the defence.
+
+    Args:
+        root: the folder outputs/.
+        stage: such as "adversarial".
+    """
+    folders = {run.name: run / stage for run in sorted((root / "latest").glob("*"))}
+    return {name: folder for name, folder in folders.items() if folder.exists()}
