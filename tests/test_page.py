@@ -5,8 +5,12 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import plotly.io
 import pytest
 from conftest import run_command
+from torchvision.io import decode_image
+
+from funn.reference import between, draw
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -55,3 +59,15 @@ def test_the_page_draws_and_its_links_lead_somewhere(outputs, tmp_path):
     for link in links.found:
         assert (page.parent / link).exists(), link
     assert all(source.startswith("data:") for source in links.loaded)
+    # The plots are kept for the README too.
+    draw(plotly.io.from_json((outputs / "report/iterations-l2.json").read_text()),
+         tmp_path / "plot.png")  # fmt: skip
+    picture = decode_image(str(tmp_path / "plot.png"))
+    assert picture.shape[1:] == (450, 900)
+    assert len(picture[:3].flatten(1).unique(dim=1).T) > 20
+
+
+def test_a_block_of_the_readme_is_replaced():
+    text = "before <!-- a -->\nold\n<!-- /a --> after <!-- b --><!-- /b -->"
+    new = between(between(text, "a", "one"), "b", "two")
+    assert new == ("before <!-- a -->\n\none\n<!-- /a --> after <!-- b -->\n\ntwo\n<!-- /b -->")

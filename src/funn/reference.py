@@ -1,4 +1,4 @@
-"""`make reference`: keep the report's tables and plots under outputs/reference and in the README."""
+"""`make reference`: keep the report's tables and plots in outputs/reference and the README."""
 
 import shutil
 import subprocess
