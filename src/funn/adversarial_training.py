@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from funn.attacks.pgd import Norm, ascent, random_start
+from funn.attacks.pgd import Norm, climb
 from funn.build import build_module
 from funn.data import ImageData
 from funn.networks import Classifier
@@ -129,14 +129,10 @@ class RobustTraining(StageModule):
         done = self.current_epoch + batch_idx / max(int(self.trainer.num_training_batches), 1)
         eps = self.eps * min(1.0, done / self.warm_epochs) if self.warm_epochs else self.eps
         draw = generator(self.seed, "adversarial_training", self.current_epoch, batch_idx)
-        attacked = random_start(x, self.norm, eps, draw)
         self.classifier.requires_grad_(False)
-        for _ in range(self.steps):
-            attacked.requires_grad_()
-            loss = F.cross_entropy(self.classifier(attacked), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, attacked)
-            attacked = ascent(
-                attacked.detach(), gradient, x, self.norm, 2.5 * eps / self.steps, eps
-            )
+        attacked = climb(
+            lambda x: F.cross_entropy(self.classifier(x), labels, reduction="sum"),
+            x, self.norm, eps, self.steps, draw,
+        )  # fmt: skip
         self.classifier.requires_grad_(True)
         return attacked

@@ -33,7 +33,7 @@ class Init(Stage):
 
     # Of the objective only what this phase reads, so that a sweep of betas, gammas or of the
     # attacker's objective shares one init stage.
-    keys = ("init", "model", "attacker", "objective.defender_input")
+    keys = ("init", "model", "attacker.noise", "objective.defender_input")
     sources = _PLAYER_SOURCES
 
     def prepare(
@@ -85,7 +85,11 @@ class ClassifierStage(Stage):
         settings = config.classifier
         return Fit(
             module=HeadTraining(
-                classifier.head, (spec, classifier), lr=settings.lr, log_every=config.log_every
+                classifier.head,
+                (spec, classifier),
+                lr=settings.lr,
+                margin=settings.margin,
+                log_every=config.log_every,
             ),
             batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),
             epochs=settings.epochs,

@@ -36,6 +36,7 @@ class ClassifierConfig:
     epochs: int = MISSING
     batch_size: int = MISSING
     lr: float = MISSING
+    margin: float = MISSING
 
 
 @dataclass
@@ -107,7 +108,7 @@ class TrainConfig:
                 if name.endswith("lr"):
                     above(key, value, 0)
                 else:
-                    at_least(key, value, {"epochs": 0, "batch_size": 1}[name])
+                    at_least(key, value, {"epochs": 0, "batch_size": 1, "margin": 0}[name])
 
     def resolved(self) -> Node:
         """All values as plain dictionaries."""

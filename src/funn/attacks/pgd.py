@@ -1,5 +1,6 @@
 """Projected gradient descent (Madry et al. 2017), which adversarial training trains on."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -113,6 +114,36 @@ class PGD(BatchedAttack):
                 for image in images
             ]
         )
+
+
+def climb(
+    objective: Callable[[Tensor], Tensor],
+    images: Tensor,
+    norm: Norm,
+    eps: float,
+    steps: int,
+    draw: torch.Generator,
+) -> Tensor:
+    """Climb an objective within balls around images, from random starts: PGD for training.
+
+    Args:
+        objective: images (N, C, H, W) to what is climbed, (N,) or a sum of it; a network in it is
+            frozen by the caller.
+        images: the middles of the balls (N, C, H, W) in [0, 1].
+        norm: "l2" or "linf".
+        eps: radius of the balls in that norm.
+        steps: each of 2.5 * eps / steps, as in Madry's code.
+        draw: where the starts come from.
+
+    Returns:
+        Images (N, C, H, W) in [0, 1], without gradient.
+    """
+    x = random_start(images, norm, eps, draw)
+    for _ in range(steps):
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        x = ascent(x.detach(), gradient, images, norm, 2.5 * eps / steps, eps)
+    return x
 
 
 def ascent(
