@@ -1,0 +1,101 @@
+"""Robust accuracy against eps: of each image the worst that any attack found (suite=strong).
+
+An adversarial image counts in every norm by its own distance, whichever norm its attack minimised
+or kept to. The budgets ascend, and each attack meets only the images that have withstood all before
+it, at this budget and below: what costs most is run on what is left.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from funn.data import Images
+from funn.files import write_json
+from funn.metrics import wilson
+from funn.provenance import provenance
+from funn.records import read_table, write_table
+from funn.schema import EvaluateConfig, Trial
+from funn.trials import RECORDS, locate_trial, run_trial
+from funn.victims import Victim
+
+FOLDER = "worst"
+RADII, SUMMARY = "radii.parquet", "robust_accuracy.json"
+NORMS = ("l0", "l2", "linf")
+# An image on the border of a ball may lie outside by rounding.
+_ROUNDING = 1e-6
+Radii = dict[str, Tensor]
+
+
+def worst_case(
+    config: EvaluateConfig, victim: Victim, test: Images, root: Path, done: Iterable[Path]
+) -> Path:
+    """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
+
+    Args:
+        config: of the evaluation; `suite.cascade` has, by norm, `radii` and `attacks`.
+        victim: the classifier.
+        test: all test images; the first of them are attacked, as many as the suite says.
+        root: the victim's folder of evaluations.
+        done: records of the suite's other attacks on the same images.
+
+    Returns:
+        The file of the summary: robust accuracy, by norm and eps, with who broke how many.
+    """
+    assert config.suite is not None
+    everyone = torch.arange(len(test.labels))[: config.images or config.suite["images"]]
+    radii: Radii = {norm: torch.full((len(everyone),), torch.inf) for norm in NORMS}
+    for path in done:
+        found(radii, read_table(path), everyone)
+    summary: dict[str, Any] = {norm: {} for norm in config.suite["cascade"]}
+    for norm, part in config.suite["cascade"].items():
+        for eps in sorted(part["radii"]):
+            broken = {}
+            for name, spec in part["attacks"].items():
+                left = survivors(radii[norm], eps)
+                if not len(left):
+                    break
+                trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
+                subset = Images(test.images[left], test.labels[left])
+                folder = locate_trial(root / FOLDER, trial, victim, subset)
+                run_trial(trial, folder, config, victim, subset, len(test.labels))
+                found(radii, read_table(folder.path / RECORDS), left)
+                broken[name] = len(left) - len(survivors(radii[norm], eps))
+            summary[norm][f"{eps:g}"] = at(radii[norm], eps) | {"broken": broken}
+    write_table(root / FOLDER / RADII, pa.table({norm: radii[norm].numpy() for norm in NORMS}))
+    write_json(root / FOLDER / SUMMARY, {**summary, **victim.facts, **provenance()})
+    return root / FOLDER / SUMMARY
+
+
+def found(radii: Radii, table: pa.Table, images: Tensor) -> None:
+    """Lower each image's radius to the distance of a verified adversarial image.
+
+    Args:
+        radii: by norm, (N,), infinite where nothing was found; changed in place. A clean error has
+            a radius of 0.
+        table: records of the attack.
+        images: which of the N its rows are.
+    """
+    success = torch.from_numpy(table["success_verified"].to_numpy(zero_copy_only=False).copy())
+    for norm in NORMS:
+        distance = torch.from_numpy(table[norm].to_numpy().copy()).to(radii[norm])
+        distance = distance.where(success, torch.inf)
+        radii[norm][images] = torch.minimum(radii[norm][images], distance)
+
+
+def survivors(radius: Tensor, eps: float) -> Tensor:
+    """The images of radii (N,) that nothing within eps breaks."""
+    return (radius > eps * (1 + _ROUNDING)).nonzero()[:, 0]
+
+
+def at(radius: Tensor, eps: float) -> dict[str, Any]:
+    """Robust accuracy of radii (N,) at eps: the share of all images, with its Wilson interval."""
+    left, every = len(survivors(radius, eps)), len(radius)
+    return {
+        "images": every,
+        "robust_accuracy": left / every if every else None,
+        "interval": wilson(left, every),
+    }
