@@ -49,19 +49,24 @@ class Tally:
         self.step[batch] = torch.where(wrong, step, -1)
         return logits.isfinite().all(1) & ~wrong
 
-    def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Count one forward pass of each row, and keep how close it was.
 
         Args:
             owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
             logits: (B, K).
             labels: of the rows (B,).
+
+        Returns:
+            z_label - highest other logit of each row (B,).
         """
         self.forwards.index_add_(0, owners, torch.ones_like(owners))
         own = logits.gather(1, labels[:, None])[:, 0]
         others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        close = (own - others).abs().nan_to_num(nan=0.0).to(self.closest)
+        margins = own - others
+        close = margins.abs().nan_to_num(nan=0.0).to(self.closest)
         self.closest.scatter_reduce_(0, owners, close, "amin")
+        return margins
 
     def result(self) -> AttackResult:
         """Return what is known now."""
@@ -80,7 +85,6 @@ def fooled(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.isfinite().all(1) & (logits.argmax(1) != labels)
 
 
-@torch.no_grad()
 def predict_clean(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tally, Tensor]:
@@ -95,10 +99,33 @@ def predict_clean(
     Returns:
         The tally, and the indices of the images that are left to attack.
     """
+    tally, active, _ = predict_rivals(model, images, labels, 0, batch_size)
+    return tally, active
+
+
+@torch.no_grad()
+def predict_rivals(
+    model: Model, images: Tensor, labels: Tensor, count: int, batch_size: int
+) -> tuple[Tally, Tensor, Tensor]:
+    """Predict the clean images, and keep the classes that come closest to the labels.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, K).
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,).
+        count: how many classes to keep, K - 1 at most.
+        batch_size: most images in one forward pass.
+
+    Returns:
+        The tally; the indices of the images that are left to attack; of each image the classes
+        with the highest logits beside the label, highest first (N, count or K - 1).
+    """
     tally = Tally(images)
-    active = [torch.arange(0, device=images.device)]
+    active, rivals = [torch.arange(0, device=images.device)], []
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
         if len(batch):
-            kept = tally.judge(batch, model(images[batch]), labels[batch], 0)
-            active.append(batch[kept])
-    return tally, torch.cat(active)
+            logits = model(images[batch])
+            active.append(batch[tally.judge(batch, logits, labels[batch], 0)])
+            others = logits.scatter(1, labels[batch, None], -torch.inf)
+            rivals.append(others.topk(min(count, logits.shape[1] - 1), dim=1).indices)
+    return tally, torch.cat(active), torch.cat(rivals) if rivals else labels.new_zeros(0, count)
