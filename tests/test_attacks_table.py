@@ -14,15 +14,18 @@ import funn.attacks
 from funn.attacking import counted
 from funn.attacks import (
     BIM,
+    DDN,
     FGSM,
+    FMN,
     PGD,
     BatchedAttack,
     DeepFool,
     DetectorAware,
     Gradient,
     LocalSearch,
+    SigmaZero,
     SinglePixel,
-)  # fmt: skip
+)
 from funn.build import build
 from funn.config import declared_attack
 from funn.records import margins
@@ -65,6 +68,13 @@ ROWS = [
     Row("deepfool_linf", lambda model: DeepFool(model, "linf")),
     Row("deepfool_l2-foolbox1", lambda model: DeepFool(model, "l2", protocol="foolbox1")),
     Row("deepfool_linf-foolbox1", lambda model: DeepFool(model, "linf", protocol="foolbox1")),
+    Row("ddn", lambda model: DDN(model, 20), 2, 8),
+    Row("ddn-levels", lambda model: DDN(model, 20, levels=256), 2, 8),
+    Row("fmn_l2", lambda model: FMN(model, "l2", 20), 2, 8),
+    Row("fmn_linf", lambda model: FMN(model, "linf", 20)),
+    Row("fmn_l1", lambda model: FMN(model, "l1", 20), 1, 64),
+    Row("fmn_l0", lambda model: FMN(model, "l0", 20), 0, 64),
+    Row("sigma_zero", lambda model: SigmaZero(model, 50), 0, 64),
     Row("single_pixel", lambda model: SinglePixel(model), 0, 1, gradients=False),
     Row("local_search", lambda model: LocalSearch(model, R=6, t=2, d=2), 0, 12, gradients=False),
     Row(
@@ -384,6 +394,19 @@ def test_wrong_inputs_are_refused(row: Row, images: torch.Tensor, labels: torch.
         (DeepFool, {"candidates": 1}),
         (DeepFool, {"overshoot": -1}),
         (DeepFool, {"protocol": "foolbox"}),
+        (DDN, {"steps": 0}),
+        (DDN, {"gamma": 1}),
+        (DDN, {"init_norm": 0}),
+        (DDN, {"levels": 1}),
+        (FMN, {"norm": "l3"}),
+        (FMN, {"steps": 0}),
+        (FMN, {"step_size": 0}),
+        (FMN, {"gamma": math.nan}),
+        (SigmaZero, {"steps": 0}),
+        (SigmaZero, {"step_size": 0}),
+        (SigmaZero, {"sigma": 0}),
+        (SigmaZero, {"threshold": 1.1}),
+        (SigmaZero, {"threshold_step": -1}),
         (SinglePixel, {"max_pixels": 0}),
         (LocalSearch, {"r": 2.1}),
         (LocalSearch, {"p": -1}),

@@ -2,18 +2,23 @@
 
 from funn.attacks.base import BatchedAttack
 from funn.attacks.bim import BIM
+from funn.attacks.ddn import DDN
 from funn.attacks.deepfool import DeepFool
 from funn.attacks.detector_aware import DetectorAware
 from funn.attacks.fgsm import FGSM
+from funn.attacks.fmn import FMN
 from funn.attacks.gradient import Gradient
 from funn.attacks.local_search import LocalSearch
 from funn.attacks.pgd import PGD
 from funn.attacks.result import AttackResult
+from funn.attacks.sigma_zero import SigmaZero
 from funn.attacks.single_pixel import SinglePixel
 
 __all__ = [
     "BIM",
+    "DDN",
     "FGSM",
+    "FMN",
     "PGD",
     "AttackResult",
     "BatchedAttack",
@@ -21,5 +26,6 @@ __all__ = [
     "DetectorAware",
     "Gradient",
     "LocalSearch",
+    "SigmaZero",
     "SinglePixel",
 ]
