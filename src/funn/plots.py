@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.colors import qualitative
 
 from funn.files import read_json
 from funn.paper import ITERATIONS, TABLE_1, Row
 from funn.results import Result, each_protocol
+from funn.robustness_curve import curve, eps_at, largest
 
 _ITERATIONS = 1000  # the most that the paper speaks of
 
@@ -122,3 +125,39 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
     for beta in sorted(betas):
         drawn.add_hline(y=beta, line_dash="dot", annotation_text=f"border, beta={beta:g}")
     return drawn
+
+
+def against_eps(defenses: Mapping[str, ArrayLike], norm: str) -> go.Figure | None:
+    """Robust accuracy of several defences against eps, over all images.
+
+    Args:
+        defenses: the smallest distance (N,) at which any attack fooled each image, by the
+            defence's name; 0 for a clean error, NaN or infinite for a failure.
+        norm: of the distances, as the title names it.
+
+    Returns:
+        The figure, a staircase for each defence that has images; None without any.
+    """
+    drawn = {name: found for name, found in defenses.items() if np.size(found)}
+    if not drawn:
+        return None
+    # All end together, so that a curve that has come to its end is seen to stay there.
+    end = max(largest(found) for found in drawn.values())
+    traces = []
+    for colour, (name, found) in zip(cycle(qualitative.Plotly), drawn.items(), strict=False):
+        eps, accuracy = curve(found, end)
+        half = eps_at(found)
+        traces.append(
+            go.Scatter(
+                x=eps.tolist(),
+                y=accuracy.tolist(),
+                name=name if half is None else f"{name} (50 % at {half:.3g})",
+                hovertemplate="%{y:.2%} at %{x:.4g}",
+                mode="lines",
+                line={"shape": "hv", "color": colour},
+            )
+        )
+    title = f"Robust accuracy by {norm} distance"
+    figured = figure(title, f"eps ({norm})", "share of all images right within eps", traces)
+    figured.update_yaxes(tickformat=".0%", range=[0, 1])
+    return figured
