@@ -15,8 +15,8 @@ from funn.attacking import counted
 from funn.attacks import (
     APGD,
     BIM,
-    FAB,
     DDN,
+    FAB,
     FGSM,
     FMN,
     PGD,
@@ -29,7 +29,6 @@ from funn.attacks import (
     SinglePixel,
     Square,
 )  # fmt: skip
-)
 from funn.build import build
 from funn.config import declared_attack
 from funn.records import margins
