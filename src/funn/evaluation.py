@@ -11,6 +11,7 @@ from funn.data import ImageData, Images
 from funn.errors import UserError
 from funn.files import write_json
 from funn.gradient_zeros import gradient_zeros
+from funn.masking_attacks import masking
 from funn.reconstruction import reconstruction
 from funn.schema import EvaluateConfig, Launch, Trial
 from funn.thin_convolution import with_thin_convolutions
@@ -53,6 +54,10 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
             records = [folder.path / RECORDS for folder in done]
             log.info("%s", worst_case(config, victim, data.test, root, records))
         seen = with_thin_convolutions(victim.model)
+        if config.suite is not None and "masking" in config.suite:
+            few = Images(*(part[: config.images or config.suite["images"]] for part in data.test))
+            found = masking(seen, few, config.batch_size, config.suite["masking"]["controls"])
+            write_json(root / "masking.json", {"images": len(few.labels), **found, **victim.facts})
         zeros = gradient_zeros(seen, data.test, config.batch_size)
         write_json(root / "gradients.json", zeros)
         if victim.run is not None:

@@ -1,0 +1,64 @@
+"""The checks for hidden gradients: an honest classifier passes, each way of hiding is flagged."""
+
+import pytest
+import torch
+from torch import nn
+
+from funn.attacking import predict
+from funn.data import Images
+from funn.masking import Check, gradient_error, probabilities
+from funn.masking_attacks import Saturated, masking
+from funn.synthetic import SyntheticDigits
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def test(model, tmp_path_factory):
+    images = SyntheticDigits(tmp_path_factory.mktemp("data"), 10, 30).test.images
+    found = Images(images, torch.zeros(30, dtype=torch.int64))
+    return Images(images, predict(model, found.floats(), 30))
+
+
+@pytest.mark.slow
+def test_an_honest_classifier_passes_and_hidden_gradients_are_flagged(model, test):
+    found = masking(model, test, 64, controls=True)
+    names = {
+        name: {check["name"][:3].strip() for check in part["checks"] if not check["passed"]}
+        for name, part in found.items()
+    }
+    assert not found["classifier"]["flagged"], names
+    assert {"G2", "G9"} <= names["saturated"]
+    assert {"G2", "G7"} <= names["quantised"]
+
+
+def test_the_gradient_of_another_function_is_found_out(model, test):
+    class Straight(nn.Module):
+        """Rounds the image, and says that its gradient is that of no rounding."""
+
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x + ((4 * x).round() / 4 - x).detach())
+
+    x, labels = test.floats(), test.labels
+    assert gradient_error(model, x, labels) < 1e-6
+    assert gradient_error(Straight(), x, labels) > 0.1
+    assert gradient_error(Saturated(model), x, labels) < 1e-6
+
+
+def test_probabilities_are_told_from_logits(model, test):
+    logits = model(test.floats())
+    assert probabilities(logits) == 0
+    assert probabilities(logits.softmax(1)) == 1
+
+
+def test_a_figure_that_is_no_number_is_flagged():
+    assert not Check("", float("nan"), 1.0, "").passed
+    assert Check("", 1.0, 1.0, "").passed
