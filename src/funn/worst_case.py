@@ -38,7 +38,7 @@ def worst_case(
     Args:
         config: of the evaluation; `suite.cascade` has, by norm, `radii` and `attacks`.
         victim: the classifier.
-        test: all test images; the first of them are attacked, as many as the suite says.
+        test: the images.
         root: the victim's folder of evaluations.
         done: records of the suite's other attacks on the same images.
 
@@ -46,7 +46,7 @@ def worst_case(
         The file of the summary: robust accuracy, by norm and eps, with who broke how many.
     """
     assert config.suite is not None
-    everyone = torch.arange(len(test.labels))[: config.images or config.suite["images"]]
+    everyone = torch.arange(len(test.labels))
     radii: Radii = {norm: torch.full((len(everyone),), torch.inf) for norm in NORMS}
     for path in done:
         found(radii, read_table(path), everyone)
