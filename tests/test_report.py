@@ -16,7 +16,18 @@ from funn.trained_stages import latest_stages
 from funn.verdict import findings
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
-KEYS = ("seed", "data", "init", "model", "adversarial", "beta", "gamma", "objective", "classifier")
+KEYS = (
+    "seed",
+    "data",
+    "init",
+    "model",
+    "adversarial",
+    "beta",
+    "gamma",
+    "objective",
+    "classifier",
+    "head",
+)
 FIGURES = {
     "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
     "noise_level_verified": 0.1, "rounding_share": 0.0, "attacked": 10, "images": 10,
@@ -74,6 +85,15 @@ def test_other_trainings_are_named_and_not_mixed_in(root):
     full, shown = table_1(results)
     assert {row[1] for row in full.rows} == {"funn", "funn (beta=0.02)", "classic (seed=1)"}
     assert not others(results, shown).rows
+
+
+def test_a_training_is_named_by_the_options_that_were_typed(root):
+    margin = dict(declared_training("funn", KEYS, "head=margin"))
+    write(root, "funn-1", trained=margin)
+    write(root, "funn-2", trained={**margin, "seed": 1, "beta": 0.02}, seed=1)
+    assert [result["encoder"] for result in collect(root)] == [
+        "funn (head=margin)", "funn (head=margin, seed=1, beta=0.02)",
+    ]  # fmt: skip
 
 
 def test_other_settings_of_an_attack_stay_out_of_the_papers_rows(root):

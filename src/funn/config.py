@@ -105,10 +105,16 @@ def read_launch() -> Launch:
     )
 
 
-def declared_training(defense: str, keys: Sequence[str]) -> Node:
-    """Return what conf/ gives for some dotted keys under a defence; empty if it has no such one."""
+def declared_training(defense: str, keys: Sequence[str], *options: str) -> Node:
+    """Return what conf/ gives for some dotted keys under a defence; empty if it has no such one.
+
+    Args:
+        defense: an option of the group.
+        keys: dotted.
+        options: of other groups, as `group=option`.
+    """
     try:
-        cfg = compose("train", [f"defense={defense}"])
+        cfg = compose("train", [f"defense={defense}", *options])
     except MissingConfigException:
         return {}
     values = {key: OmegaConf.select(cfg, key) for key in keys}
@@ -116,6 +122,11 @@ def declared_training(defense: str, keys: Sequence[str]) -> Node:
         key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in values.items()
     }
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of the YAML files of a configuration group."""
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
 def declared_attack(name: str, protocol: str) -> Node:

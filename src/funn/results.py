@@ -4,18 +4,23 @@ A table's row has settings: those that conf/ declares. A result belongs to it on
 them; an encoder that was trained with others is named with the difference.
 """
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from funn.config import declared_attack, declared_training
+from funn.config import declared_attack, declared_training, options_of
 from funn.files import read_json
 from funn.paper import Row
 from funn.stage_folder import RESULT, STATUS
 
 log = logging.getLogger(__name__)
+
+Training = Callable[..., Mapping[str, Any]]
+# Whose options stand for several keys.
+_GROUPS = ("model", "head", "attacker", "objective")
 
 Result = dict[str, Any]
 # What the tables look for; results of older revisions lack some of it.
@@ -32,6 +37,7 @@ def collect(root: Path) -> list[Result]:
     """
     paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
     attack, training = cache(declared_attack), cache(declared_training)
+    explain = cache(lambda defense, text: explained(training, defense, json.loads(text)))
     results = []
     for path in paths:
         content, status = read_json(path), read_json(path.parent / STATUS)
@@ -43,7 +49,7 @@ def collect(root: Path) -> list[Result]:
         settings = content["settings_trained"]
         changes = []
         if settings is not None:  # else a user's own classifier
-            changes = differences(settings, training(content["defense"], tuple(settings)))
+            changes = explain(content["defense"], json.dumps(settings))
         protocol = "strict" if content["protocol"] == "both" else content["protocol"]
         results.append(
             {
@@ -61,6 +67,30 @@ def collect(root: Path) -> list[Result]:
         most = max(result["images"], result.get("test_images", 0))
         sizes[_data(result)] = max(most, sizes.get(_data(result), 0))
     return [{**result, "test_images": sizes[_data(result)]} for result in results]
+
+
+def explained(training: Training, defense: str, settings: Mapping[str, Any]) -> list[str]:
+    """Say in what a training differs from conf/, by options of groups where they say it shorter.
+
+    Args:
+        training: what conf/ declares for a defence, dotted keys, and options of groups.
+        defense: the defence.
+        settings: of the training, by dotted key.
+
+    Returns:
+        Such as ["head=margin", "seed=1"]: what to type after `defense=NAME`.
+    """
+    keys = tuple(settings)
+    chosen: tuple[str, ...] = ()
+    rest = differences(settings, training(defense, keys))
+    for group in _GROUPS if rest else ():
+        for option in options_of(group):
+            typed = (*chosen, f"{group}={option}")
+            changes = differences(settings, training(defense, keys, *typed))
+            if len(changes) + len(typed) < len(rest) + len(chosen):
+                rest, chosen = changes, typed
+                break
+    return [*chosen, *rest]
 
 
 def _data(result: Result) -> str:
