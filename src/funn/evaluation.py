@@ -63,14 +63,20 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
             run_trial(trial, folder, config, victim, test, len(data.test.labels))
             log.info("%s", line(folder))
             done.append(folder)
-        seen = with_thin_convolutions(victim.model)
-        zeros = gradient_zeros(seen, data.test, config.batch_size)
-        write_json(root / "gradients.json", zeros)
-        if victim.run is not None:
-            write_json(root / "reconstruction.json", reconstruction(victim.run, data.test))
+        describe_victim(victim, data, config, root)
         if tracker is not None:
             log_evaluation(tracker, [folder.path for folder in done])
     return root
+
+
+def describe_victim(victim: Victim, data: ImageData, config: EvaluateConfig, root: Path) -> None:
+    """Measure what every evaluation shows of a classifier, once."""
+    gradients, errors = root / "gradients.json", root / "reconstruction.json"
+    if not (config.reuse and gradients.exists()):
+        seen = with_thin_convolutions(victim.model)
+        write_json(gradients, gradient_zeros(seen, data.test, config.batch_size))
+    if victim.run is not None and not (config.reuse and errors.exists()):
+        write_json(errors, reconstruction(victim.run, data.test))
 
 
 def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
