@@ -88,7 +88,7 @@ def found(radii: Radii, table: pa.Table, images: Tensor) -> None:
 
 def survivors(radius: Tensor, eps: float) -> Tensor:
     """The images of radii (N,) that nothing within eps breaks."""
-    return (radius > eps * (1 + _ROUNDING)).nonzero()[:, 0]
+    return (radius > eps + _ROUNDING).nonzero()[:, 0]
 
 
 def at(radius: Tensor, eps: float) -> dict[str, Any]:
