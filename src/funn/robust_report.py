@@ -1,0 +1,100 @@
+"""Tables of what withstands the strongest attacks, of hidden gradients, and of the features."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from funn.examination import FEATURES, MASKING
+from funn.files import read_json
+from funn.metrics import percent
+from funn.page import Table
+from funn.results import Result, named
+from funn.worst_case import FOLDER, SUMMARY
+
+_NORMS = {"l2": "L2", "linf": "Linf"}
+
+
+def read(root: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Return the content of each victim's file of a name under `root`/eval, by the encoder."""
+    found = {}
+    for path in sorted((root / "eval").glob(f"*/{name}")):
+        content = read_json(path)
+        if content is not None:
+            found[named(content)] = {**content, "folder": str(path.parent.relative_to(root))}
+    return found
+
+
+def robust_table(root: Path) -> Table:
+    """Robust accuracy at each radius, the worst of all attacks of suite=strong."""
+    found = read(root, f"{FOLDER}/{SUMMARY}")
+    columns = sorted(
+        {(norm, float(eps)) for content in found.values() for norm in _NORMS for eps in content[norm]}
+    )
+    rows = []
+    for encoder, content in found.items():
+        cells = [content[norm].get(f"{eps:g}") for norm, eps in columns]
+        there = [cell for cell in cells if cell is not None]
+        rows.append(
+            [
+                encoder,
+                percent(content["clean_accuracy"]),
+                *(_with_interval(cell) for cell in cells),
+                " / ".join(dict.fromkeys(str(cell["images"]) for cell in there)),
+            ]
+        )
+    header = ("encoder", "clean accuracy",
+              *(f"{_NORMS[norm]} {eps:g}" for norm, eps in columns), "images")  # fmt: skip
+    title = "Robust accuracy: share of all images that no attack fools (95 % interval)"
+    return Table("robust", title, header, rows)
+
+
+def _with_interval(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["interval"] is None:
+        return "-"
+    low, high = cell["interval"]
+    return f"{percent(cell['robust_accuracy'])} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def masking_table(root: Path) -> Table:
+    """Each check of suite=masking with every classifier's figure; a cross where it is flagged."""
+    found = read(root, MASKING)
+    checks: dict[str, tuple[float, str]] = {}
+    figures: dict[tuple[str, str], str] = {}
+    for encoder, content in found.items():
+        for check in content["classifier"]["checks"]:
+            checks[check["name"]] = (check["bound"], check["meaning"])
+            mark = "" if check["passed"] else " ✗"
+            figures[check["name"], encoder] = f"{check['figure']:.4g}{mark}"
+    rows = [
+        [name, f"{bound:g}", *(figures.get((name, encoder), "-") for encoder in found), meaning]
+        for name, (bound, meaning) in checks.items()
+    ]
+    verdicts = ["flagged" if each["classifier"]["flagged"] else "passed" for each in found.values()]
+    if rows:
+        rows.append(["verdict", "", *verdicts, ""])
+    header = ("check", "bound", *found, "what a larger figure (✗) means")
+    return Table("masking", "Robust, or hidden gradients?", header, rows)
+
+
+def features_table(root: Path) -> Table:
+    """Other uses of the features, clean and under attack."""
+    uses = {"neighbours": "nearest neighbours", "retrieval": "retrieval", "probe": "linear probe"}
+    rows = [
+        [
+            encoder,
+            *(percent(content[use][when]) for use in uses for when in ("clean", "attacked")),
+            str(content["images"]),
+        ]
+        for encoder, content in read(root, FEATURES).items()
+    ]
+    header = ("encoder", *(f"{title}{', attacked' * (when == 'attacked')}"
+                           for title in uses.values() for when in ("clean", "attacked")),
+              "images")  # fmt: skip
+    title = "Other uses of the features, learned without labels: accuracy"
+    return Table("features", title, header, rows)
+
+
+def extra_tables(root: Path, results: Sequence[Result]) -> list[Table]:
+    """All of these tables."""
+    del results
+    return [robust_table(root), masking_table(root), features_table(root)]
