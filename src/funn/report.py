@@ -17,6 +17,7 @@ from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, TABLE_1, Reported
 from funn.plots import against_iterations, paths
 from funn.results import Result, collect, each_protocol, find, images_of, representatives, titled
+from funn.robust_report import features_table, masking_table, robust_curves, robust_table
 from funn.schema import ReportConfig
 from funn.spread import rates_over_seeds, seed_runs, seeds_table
 from funn.sweeps import sweep_pictures, sweep_plots
@@ -55,7 +56,7 @@ def report(config: ReportConfig) -> Path:
     """
     root = Path(config.output_dir)
     results = collect(root)
-    tables, chosen = _tables(results)
+    tables, chosen = _tables(root, results)
     runs = representatives(results, _ROWS)
     plots = _plots(root, results, runs)
     if not results and not plots:
@@ -79,13 +80,22 @@ def report(config: ReportConfig) -> Path:
     return folder / "index.html"
 
 
-def _tables(results: Sequence[Result]) -> tuple[list[Table], list[Result]]:
+def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Result]]:
     """The page's tables, those without rows left out, and the results that the first shows."""
     short, chosen = overview(results)
     full, shown = table_1(results)
     every_threat, known = table_2(results)
     rest = others(results, [*shown, *known])
-    tables = [short, seeds_table(results, _ROWS), threats(results), full, every_threat, rest]
+    strong = [robust_table(root), masking_table(root), features_table(root)]
+    tables = [
+        short,
+        *strong,
+        seeds_table(results, _ROWS),
+        threats(results),
+        full,
+        every_threat,
+        rest,
+    ]
     return [table for table in tables if table.rows], chosen
 
 
@@ -97,6 +107,7 @@ def _plots(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> di
         "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
         "gradients": gradient_histogram(root, results, runs),
         "figure2": paths(games or latest_stages(root, "adversarial")),
+        **robust_curves(root),
         **sweep_plots(root, results),
     }
     return {name: plot for name, plot in plots.items() if plot is not None}

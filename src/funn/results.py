@@ -6,7 +6,7 @@ them; an encoder that was trained with others is named with the difference.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from funn.stage_folder import RESULT, STATUS
 
 log = logging.getLogger(__name__)
 
-Training = Callable[..., Mapping[str, Any]]
 # Whose options stand for several keys.
 _GROUPS = ("model", "head", "attacker", "objective")
 
@@ -36,8 +35,7 @@ def collect(root: Path) -> list[Result]:
     do not say, the most that were attacked of the same data).
     """
     paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
-    attack, training = cache(declared_attack), cache(declared_training)
-    explain = cache(lambda defense, text: explained(training, defense, json.loads(text)))
+    attack = cache(declared_attack)
     results = []
     for path in paths:
         content, status = read_json(path), read_json(path.parent / STATUS)
@@ -46,10 +44,7 @@ def collect(root: Path) -> list[Result]:
         if not content.keys() >= _NEEDED:
             log.warning("%s is left out: an older revision wrote it, evaluate again", path.parent)
             continue
-        settings = content["settings_trained"]
-        changes = []
-        if settings is not None:  # else a user's own classifier
-            changes = explain(content["defense"], json.dumps(settings))
+        changes = encoder_changes(content)
         protocol = "strict" if content["protocol"] == "both" else content["protocol"]
         results.append(
             {
@@ -69,17 +64,25 @@ def collect(root: Path) -> list[Result]:
     return [{**result, "test_images": sizes[_data(result)]} for result in results]
 
 
-def explained(training: Training, defense: str, settings: Mapping[str, Any]) -> list[str]:
-    """Say in what a training differs from conf/, by options of groups where they say it shorter.
+def encoder_changes(content: Mapping[str, Any]) -> list[str]:
+    """Say in what a victim's training differs from conf/, as what to type after `defense=NAME`.
+
+    Options of groups where they say it shorter: ["head=margin", "seed=1"]. Nothing for a user's own
+    classifier.
 
     Args:
-        training: what conf/ declares for a defence, dotted keys, and options of groups.
-        defense: the defence.
-        settings: of the training, by dotted key.
-
-    Returns:
-        Such as ["head=margin", "seed=1"]: what to type after `defense=NAME`.
+        content: of a file that an evaluation left: `defense` and `settings_trained`.
     """
+    settings = content["settings_trained"]
+    if settings is None:
+        return []
+    return list(_explained(content["defense"], json.dumps(settings)))
+
+
+@cache
+def _explained(defense: str, text: str) -> tuple[str, ...]:
+    settings = json.loads(text)
+    training = cache(declared_training)
     keys = tuple(settings)
     chosen: tuple[str, ...] = ()
     rest = differences(settings, training(defense, keys))
@@ -90,7 +93,7 @@ def explained(training: Training, defense: str, settings: Mapping[str, Any]) -> 
             if len(changes) + len(typed) < len(rest) + len(chosen):
                 rest, chosen = changes, typed
                 break
-    return [*chosen, *rest]
+    return (*chosen, *rest)
 
 
 def _data(result: Result) -> str:

@@ -1,15 +1,18 @@
 """Tables of what withstands the strongest attacks, of hidden gradients, and of the features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import plotly.graph_objects as go
 
 from funn.examination import FEATURES, MASKING
 from funn.files import read_json
 from funn.metrics import percent
 from funn.page import Table
-from funn.results import Result, named
-from funn.worst_case import FOLDER, SUMMARY
+from funn.plots import against_eps
+from funn.results import encoder_changes, titled
+from funn.worst_case import FOLDER, NORMS, RADII, SUMMARY, read_radii
 
 _NORMS = {"l2": "L2", "linf": "Linf"}
 
@@ -20,7 +23,8 @@ def read(root: Path, name: str) -> dict[str, dict[str, Any]]:
     for path in sorted((root / "eval").glob(f"*/{name}")):
         content = read_json(path)
         if content is not None:
-            found[named(content)] = {**content, "folder": str(path.parent.relative_to(root))}
+            encoder = titled(content["defense"], encoder_changes(content))
+            found[encoder] = {**content, "folder": path.parent}
     return found
 
 
@@ -28,7 +32,12 @@ def robust_table(root: Path) -> Table:
     """Robust accuracy at each radius, the worst of all attacks of suite=strong."""
     found = read(root, f"{FOLDER}/{SUMMARY}")
     columns = sorted(
-        {(norm, float(eps)) for content in found.values() for norm in _NORMS for eps in content[norm]}
+        {
+            (norm, float(eps))
+            for content in found.values()
+            for norm in _NORMS
+            for eps in content[norm]
+        }
     )
     rows = []
     for encoder, content in found.items():
@@ -94,7 +103,14 @@ def features_table(root: Path) -> Table:
     return Table("features", title, header, rows)
 
 
-def extra_tables(root: Path, results: Sequence[Result]) -> list[Table]:
-    """All of these tables."""
-    del results
-    return [robust_table(root), masking_table(root), features_table(root)]
+def robust_curves(root: Path) -> dict[str, go.Figure]:
+    """Robust accuracy against eps of every encoder, by the name of the figure's place."""
+    radii = {
+        encoder: read_radii(content["folder"] / RADII)
+        for encoder, content in read(root, f"{FOLDER}/{SUMMARY}").items()
+    }
+    drawn = {
+        f"robust-{norm}": against_eps({name: each[norm] for name, each in radii.items()}, norm)
+        for norm in NORMS
+    }
+    return {name: plot for name, plot in drawn.items() if plot is not None}

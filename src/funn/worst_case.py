@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -66,8 +67,18 @@ def worst_case(
                 broken[name] = len(left) - len(survivors(radii[norm], eps))
             summary[norm][f"{eps:g}"] = at(radii[norm], eps) | {"broken": broken}
     write_table(root / FOLDER / RADII, pa.table({norm: radii[norm].numpy() for norm in NORMS}))
-    write_json(root / FOLDER / SUMMARY, {**summary, **victim.facts, **provenance()})
+    clean = at(radii["l2"], 0.0)["robust_accuracy"]
+    write_json(
+        root / FOLDER / SUMMARY,
+        {**summary, "clean_accuracy": clean, **victim.facts, **provenance()},
+    )
     return root / FOLDER / SUMMARY
+
+
+def read_radii(path: Path) -> Radii:
+    """Read the distance (N,) of each image's nearest adversarial image, by norm."""
+    table = pq.read_table(path)
+    return {norm: torch.from_numpy(table[norm].to_numpy().copy()) for norm in NORMS}
 
 
 def found(radii: Radii, table: pa.Table, images: Tensor) -> None:

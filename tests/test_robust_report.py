@@ -1,0 +1,69 @@
+"""What the report says of the strongest attacks, of hidden gradients and of the features."""
+
+import torch
+
+from funn.config import declared_training
+from funn.files import write_json
+from funn.records import write_table
+from funn.robust_report import features_table, masking_table, robust_curves, robust_table
+from funn.worst_case import FOLDER, RADII, SUMMARY
+
+KEYS = ("seed", "data", "model", "head", "classifier")
+
+
+def about(defense, *options):
+    return {"defense": defense, "settings_trained": declared_training(defense, KEYS, *options)}
+
+
+def test_robust_accuracy_by_encoder_and_radius(root):
+    import pyarrow as pa
+
+    cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
+    for run, facts, radii in (
+        ("funn-1", about("funn"), {"1": cell}),
+        ("funn-2", about("funn", "head=margin"), {"1": cell, "1.5": cell}),
+    ):
+        content = {"l2": radii, "linf": {"0.1": cell}, "clean_accuracy": 0.9, **facts}
+        write_json(root / "eval" / run / FOLDER / SUMMARY, content)
+        radii = pa.table({norm: torch.tensor([0.0, 1.0, torch.inf]).numpy()
+                          for norm in ("l0", "l2", "linf")})  # fmt: skip
+        write_table(root / "eval" / run / FOLDER / RADII, radii)
+    table = robust_table(root)
+    assert table.header == ("encoder", "clean accuracy", "L2 1", "L2 1.5", "Linf 0.1", "images")
+    shown = "50.00 % (25.0 to 75.0)"
+    assert table.rows == [
+        ["funn", "90.00 %", shown, "-", shown, "10"],
+        ["funn (head=margin)", "90.00 %", shown, shown, shown, "10"],
+    ]
+    curves = robust_curves(root)
+    assert set(curves) == {"robust-l0", "robust-l2", "robust-linf"}
+    assert len(curves["robust-l2"].data) == 2
+
+
+def test_flagged_checks_are_marked(root):
+    check = {"name": "G2 zeros", "figure": 0.25, "bound": 0.001, "meaning": "blind"}
+    for run, defense, passed in (("funn-1", "funn", False), ("classic-2", "classic", True)):
+        part = {"flagged": not passed, "checks": [{**check, "passed": passed}]}
+        write_json(root / "eval" / run / "masking.json", {"classifier": part, **about(defense)})
+    table = masking_table(root)
+    assert table.header[2:4] == ("classic", "funn")
+    assert table.rows == [
+        ["G2 zeros", "0.001", "0.25", "0.25 ✗", "blind"],
+        ["verdict", "", "passed", "flagged", ""],
+    ]
+
+
+def test_uses_of_the_features(root):
+    use = {"clean": 0.9, "attacked": 0.1}
+    content = {"neighbours": use, "retrieval": use, "probe": use, "images": 5}
+    write_json(root / "eval/funn-1/features.json", content | about("funn"))
+    table = features_table(root)
+    assert table.rows == [["funn", *["90.00 %", "10.00 %"] * 3, "5"]]
+    assert table.header[1:3] == ("nearest neighbours", "nearest neighbours, attacked")
+
+
+def test_nothing_measured_nothing_shown(root):
+    assert not robust_table(root).rows
+    assert not masking_table(root).rows
+    assert not features_table(root).rows
+    assert not robust_curves(root)
