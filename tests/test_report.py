@@ -5,6 +5,7 @@ import json
 import pytest
 
 from funn.config import declared_attack, declared_training
+from funn.origins import origins_table
 from funn.paper import ITERATIONS, TABLE_1
 from funn.plots import against_iterations, paths
 from funn.report import others, overview, table_1
@@ -143,6 +144,43 @@ def test_each_defence_and_threat_is_a_row_of_the_short_table_2(root):
         ("magnet", "white-box", "50.00 %", "30.00 % (80.00 %)", "10 / 5 of 10"),
         ("denoising", "white-box", "60.00 %", "-", "10"),
     ]
+    assert table.links[3, fgsm].startswith("eval/magnet-1/fgsm-strict-")
+    assert table.links[3, pgd].startswith("eval/magnet-1/pgd_l2-both-")
+    assert (3, pgd + 1) not in table.links
+
+
+def test_every_number_of_the_first_table_leads_to_its_result(root):
+    write(root, "funn-1", "fgsm", "foolbox1")
+    write(root, "funn-1", "fgsm", "strict")
+    short, _ = overview(collect(root))
+    at = next(i for i, row in enumerate(short.rows) if row[:2] == [FGSM_ROW.title, "funn"])
+    assert {short.header[column]: path for (row, column), path in short.links.items()} == {
+        "foolbox1": "eval/funn-1/fgsm-foolbox1-0", "strict": "eval/funn-1/fgsm-strict-1",
+    }  # fmt: skip
+    assert {row for row, _ in short.links} == {at}
+    page = make_report(ReportConfig(str(root), str(root))).read_text()
+    assert page.count('href="../eval/funn-1/fgsm-strict-1/result.json"') >= 2
+
+
+def test_where_an_encoder_comes_from(root):
+    """Time of training is of all its stages; revisions and machines are of all its results."""
+    parents = [
+        {"stage": stage, "path": f"{run}/{stage}/model.ckpt"}
+        for stage, run in (("classifier", "funn-1"), ("init", "init-0"))
+    ]
+    for path, seconds in (("funn-1/classifier", 30), ("init-0/init", 120)):
+        (root / "train" / path).mkdir(parents=True)
+        (root / "train" / path / "result.json").write_text(f'{{"wall_seconds": {seconds}}}')
+    machine = {"machine": {"processors": 2, "threads": 1}, "python": "3.11.7",
+               "packages": {"torch": "2.15.0", "numpy": "2"}}  # fmt: skip
+    more = {"parents": parents, "seconds": 45.0, **machine}
+    write(root, "funn-1", "fgsm", revision="a" * 40, **more)
+    write(root, "funn-1", "bim", revision="b" * 40, **more)
+    (row,) = origins_table(root, collect(root)).rows
+    assert row == [
+        "funn", "0", "2.5", "1.5", "aaaaaaa, bbbbbbb",
+        "2 processors, 1 threads, Python 3.11.7, torch 2.15.0", "train/funn-1/classifier",
+    ]  # fmt: skip
 
 
 def test_iterations_are_read_off_the_long_run(root):

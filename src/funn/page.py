@@ -23,6 +23,7 @@ th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 thead th{position:sticky;top:0;background:Canvas}
 .interpretation{border-left:.25rem solid #8886;padding-left:.75rem;list-style:none}
 small{opacity:.8}
+mark a{color:inherit}
 figure{margin:1rem 0}
 svg{max-width:100%;height:auto}
 .drawings{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
@@ -54,6 +55,7 @@ class Table(NamedTuple):
         header: names of the columns.
         rows: text; a cell of the column "run" is a folder under outputs/.
         marks: the cells, by row and column, that disagree with the paper, with the reason or "".
+        links: the folder under outputs/ of the result that a cell, by row and column, shows.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     marks: Mapping[tuple[int, int], str] = MappingProxyType({})
+    links: Mapping[tuple[int, int], str] = MappingProxyType({})
 
 
 def page(
@@ -139,13 +142,14 @@ def _table(table: Table) -> str:
     signs = symbols(table.marks)
 
     def cell(row: int, column: int, text: str) -> str:
-        if table.header[column] == "run":  # the page lies in outputs/report
-            return f'<a href="../{html.escape(text)}/result.json">{html.escape(text)}</a>'
+        shown = html.escape(text)
+        folder = text if table.header[column] == "run" else table.links.get((row, column))
+        if folder:  # the page lies in outputs/report
+            shown = f'<a href="../{html.escape(folder)}/result.json">{shown}</a>'
         if (row, column) in signs:
             reason = html.escape(table.marks[row, column] or RULE)
-            sign = signs[row, column]
-            return f'<mark title="{reason}">{html.escape(text)} <sup>{sign}</sup></mark>'
-        return html.escape(text)
+            shown = f'<mark title="{reason}">{shown} <sup>{signs[row, column]}</sup></mark>'
+        return shown
 
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
     rows = "".join(

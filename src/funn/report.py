@@ -13,6 +13,7 @@ from funn.errors import UserError
 from funn.files import replace_file
 from funn.gradient_histogram import gradient_histogram
 from funn.metrics import noise, percent
+from funn.origins import origin, origins_table
 from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, TABLE_1, Reported
 from funn.plots import against_iterations, paths
@@ -61,7 +62,7 @@ def report(config: ReportConfig) -> Path:
     plots = _plots(root, results, runs)
     if not results and not plots:
         raise UserError(f"nothing to report under {root / 'eval'}: run `{_EVALUATE}` first")
-    source = origin(chosen or results)
+    source = origin(chosen or results, _EVALUATE)
     folder = root / "report"
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
@@ -87,15 +88,8 @@ def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Re
     every_threat, known = table_2(results)
     rest = others(results, [*shown, *known])
     strong = [robust_table(root), masking_table(root), features_table(root)]
-    tables = [
-        short,
-        *strong,
-        seeds_table(results, _ROWS),
-        threats(results),
-        full,
-        every_threat,
-        rest,
-    ]
+    seeds, origins = seeds_table(results, _ROWS), origins_table(root, results)
+    tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
     return [table for table in tables if table.rows], chosen
 
 
@@ -141,6 +135,7 @@ def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
     seeds = seed_runs(results, _ROWS)
     header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
     marks: dict[tuple[int, int], str] = {}
+    links: dict[tuple[int, int], str] = {}
     rows: list[list[str]] = []
     shown = []
     for row in _ROWS:
@@ -155,9 +150,13 @@ def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
             ours = dict(zip(_PROTOCOLS, found, strict=True))
             for protocol, reason in disagreements(reported.success_rate, ours, over_seeds).items():
                 marks[len(rows), header.index(protocol)] = reason
+            for protocol, result in ours.items():
+                if result is not None:
+                    links[len(rows), header.index(protocol)] = result["folder"]
             rows.append([row.title, label, paper, *map(_short, found), images or "-"])
             shown += there
-    return Table("overview", "Success (verified) / noise level", header, rows, marks), shown
+    title = "Success (verified) / noise level"
+    return Table("overview", title, header, rows, marks, links), shown
 
 
 def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
@@ -212,16 +211,6 @@ def _cells(reported: Reported, result: Result) -> list[str]:
         percent(result["clean_accuracy"]),
         result["folder"],
     ]
-
-
-def origin(results: Sequence[Result]) -> str:
-    """One line that says when, and from which revisions and seeds, the results come."""
-    if not results:
-        return f"Nothing was attacked yet: `{_EVALUATE}` fills the tables."
-    revisions = sorted({str(result["revision"]) for result in results})
-    seeds = sorted({str(result["seed"]) for result in results if result["seed"] is not None})
-    date = max(str(result["date"]) for result in results)
-    return f"{date}, revision {', '.join(revisions)}, seed {', '.join(seeds) or '-'}."
 
 
 def markdown(table: Table) -> str:

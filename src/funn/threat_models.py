@@ -8,6 +8,7 @@ from funn.paper import STRONGER, TABLE_2, Reported
 from funn.results import Result, each_protocol, find, images_of, representatives
 
 _ROWS = (*TABLE_2, *STRONGER)
+_FIRST = 4  # column of an attack in the short table
 _THREAT_HEADER = (
     "attack", "encoder", "the attacker knows", "paper", "protocol", "success undetected",
     "success verified", "success tracked", "noise tracked", "attacked", "images", "clean accuracy",
@@ -21,31 +22,36 @@ def threats(results: Sequence[Result]) -> Table:
     A cell is the share of the attacked images that are misclassified and not rejected, under
     `strict`; in brackets those misclassified, where a detector makes a difference.
     """
-    rows = []
+    rows: list[list[str]] = []
+    links: dict[tuple[int, int], str] = {}
     for defense, run in representatives(results, _ROWS).items():
         quoted = [row.cells.get(defense, Reported(None, None)).success_rate for row in _ROWS]
         if any(quoted):
             rows.append([defense, "the paper's figures", "-", "-", *map(percent, quoted), "-"])
         for source in _sources(results, run):
             found = [find(results, run, row, "strict", source) for row in _ROWS]
-            there = [result for result in found if result is not None]
-            if not there:
-                continue
-            widest = max(there, key=lambda result: result["images"])
-            rows.append(
-                [
-                    widest["encoder"],
-                    _knowledge(run, source),
-                    percent(widest["clean_accuracy"]),
-                    percent(widest["clean_rejected"]),
-                    *map(_undetected, found),
-                    " / ".join(dict.fromkeys(images_of(result) for result in there)),
-                ]
-            )
+            there = {place: result for place, result in enumerate(found) if result is not None}
+            if there:
+                links |= {(len(rows), _FIRST + at): each["folder"] for at, each in there.items()}
+                rows.append(_threat(run, source, found, list(there.values())))
     header = ("encoder", "the attacker knows", "clean accuracy", "clean rejected",
               *(row.title for row in _ROWS), "images")  # fmt: skip
     title = "Every defence, strict: misclassified and not rejected (misclassified)"
-    return Table("threats", title, header, rows)
+    return Table("threats", title, header, rows, links=links)
+
+
+def _threat(
+    run: str, source: str | None, found: Sequence[Result | None], there: Sequence[Result]
+) -> list[str]:
+    widest = max(there, key=lambda result: result["images"])
+    return [
+        widest["encoder"],
+        _knowledge(run, source),
+        percent(widest["clean_accuracy"]),
+        percent(widest["clean_rejected"]),
+        *map(_undetected, found),
+        " / ".join(dict.fromkeys(images_of(result) for result in there)),
+    ]
 
 
 def table_2(results: Sequence[Result]) -> tuple[Table, list[Result]]:
