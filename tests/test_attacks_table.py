@@ -13,7 +13,9 @@ from torch import nn
 import funn.attacks
 from funn.attacking import counted
 from funn.attacks import (
+    APGD,
     BIM,
+    FAB,
     FGSM,
     PGD,
     BatchedAttack,
@@ -22,6 +24,7 @@ from funn.attacks import (
     Gradient,
     LocalSearch,
     SinglePixel,
+    Square,
 )  # fmt: skip
 from funn.build import build
 from funn.config import declared_attack
@@ -61,6 +64,27 @@ ROWS = [
         0.5,
         random_start=True,
     ),
+    Row("apgd_ce_l2", lambda model: APGD(model, "l2", 0.3, 20), 2, 0.3, random_start=True),
+    Row(
+        "apgd_ce_linf", lambda model: APGD(model, "linf", 0.05, 20), budget=0.05, random_start=True
+    ),
+    Row(
+        "apgd_t_l2",
+        lambda model: APGD(model, "l2", 0.3, 10, "dlr_targeted"),
+        2,
+        0.3,
+        random_start=True,
+    ),
+    Row(
+        "apgd_t_linf",
+        lambda model: APGD(model, "linf", 0.05, 10, "dlr_targeted"),
+        budget=0.05,
+        random_start=True,
+    ),
+    Row("fab_t_l2", lambda model: FAB(model, "l2", 0.3, 10), 2, 0.3),
+    Row("fab_t_linf", lambda model: FAB(model, "linf", 0.05, 10), budget=0.05),
+    Row("square_l2", lambda model: Square(model, "l2", 0.5, 60), 2, 0.5, gradients=False),
+    Row("square_linf", lambda model: Square(model, "linf", 0.1, 60), budget=0.1, gradients=False),
     Row("deepfool_l2", lambda model: DeepFool(model, "l2")),
     Row("deepfool_linf", lambda model: DeepFool(model, "linf")),
     Row("deepfool_l2-foolbox1", lambda model: DeepFool(model, "l2", protocol="foolbox1")),
@@ -379,6 +403,23 @@ def test_wrong_inputs_are_refused(row: Row, images: torch.Tensor, labels: torch.
         (BIM, {"steps": 0}),
         (BIM, {"protocol": "foolbox1", "alpha": 0.001}),
         (BIM, {"protocol": "foolbox"}),
+        (APGD, {"norm": "l1"}),
+        (APGD, {"loss": "dlr"}),
+        (APGD, {"eps": -1}),
+        (APGD, {"steps": 0}),
+        (APGD, {"targets": 0}),
+        (APGD, {"rho": 2}),
+        (FAB, {"norm": "l1"}),
+        (FAB, {"eps": math.nan}),
+        (FAB, {"steps": 0}),
+        (FAB, {"targets": 0}),
+        (FAB, {"alpha_max": -1}),
+        (FAB, {"beta": 0}),
+        (FAB, {"eta": 0.9}),
+        (Square, {"norm": "l1"}),
+        (Square, {"eps": -1}),
+        (Square, {"queries": 0}),
+        (Square, {"p_init": 0}),
         (DeepFool, {"norm": "l1"}),
         (DeepFool, {"steps": -1}),
         (DeepFool, {"candidates": 1}),

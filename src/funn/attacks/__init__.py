@@ -1,18 +1,23 @@
 """Attacks behind the torchattacks interface, each in a file of its own."""
 
+from funn.attacks.apgd import APGD
 from funn.attacks.base import BatchedAttack
 from funn.attacks.bim import BIM
 from funn.attacks.deepfool import DeepFool
 from funn.attacks.detector_aware import DetectorAware
+from funn.attacks.fab import FAB
 from funn.attacks.fgsm import FGSM
 from funn.attacks.gradient import Gradient
 from funn.attacks.local_search import LocalSearch
 from funn.attacks.pgd import PGD
 from funn.attacks.result import AttackResult
 from funn.attacks.single_pixel import SinglePixel
+from funn.attacks.square import Square
 
 __all__ = [
+    "APGD",
     "BIM",
+    "FAB",
     "FGSM",
     "PGD",
     "AttackResult",
@@ -22,4 +27,5 @@ __all__ = [
     "Gradient",
     "LocalSearch",
     "SinglePixel",
+    "Square",
 ]
