@@ -16,7 +16,8 @@ from funn.attacks.cross_entropy import finite_gradient
 from funn.attacks.pgd import Norm
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
-from funn.attacks.tally import Tally, predict_rivals
+from funn.attacks.rivals import nearest_rivals
+from funn.attacks.tally import Tally, predict_clean
 
 Loss = Literal["ce", "dlr_targeted"]
 
@@ -76,17 +77,20 @@ class APGD(BatchedAttack):
             The result; `step` counts the predictions over all starts, a start's own included. A
             failure is returned as the clean image.
         """
-        count = self.targets if self.loss == "dlr_targeted" else 0
-        tally, active, rivals = predict_rivals(model, images, labels, count, self.batch_size)
-        for run in range(rivals.shape[1] if count else 1):
-            targets = rivals[:, run] if count else labels
+        tally, active = predict_clean(model, images, labels, self.batch_size)
+        targets = labels[:, None]  # not looked at by the cross-entropy
+        if self.loss == "dlr_targeted":
+            targets = nearest_rivals(
+                model, images, labels, active, self.targets, tally, self.batch_size
+            )
+        for run in range(targets.shape[1]):
             ascent = _Ascent(images, self._starts(images, active, run), self.norm, self.eps)
             passed = 1 + run * (self.steps + 1)
-            active = self._climb(model, labels, targets, ascent, tally, active, passed)
+            active = self._climb(model, labels, targets[:, run], ascent, tally, active, passed)
         return tally.result()
 
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """What is climbed, (B,), from logits (B, K); the targets (B,) are of APGD-T alone."""
+        """What is climbed, (B,), from logits (B, K); only APGD-T looks at the targets (B,)."""
         if self.loss == "ce":
             return F.cross_entropy(logits, labels, reduction="none")
         return difference_ratio(logits, labels, targets)

@@ -12,7 +12,8 @@ from funn.attacks.base import BatchedAttack, Model
 from funn.attacks.cross_entropy import finite_gradient
 from funn.attacks.pgd import Norm
 from funn.attacks.result import AttackResult
-from funn.attacks.tally import Tally, fooled, predict_rivals
+from funn.attacks.rivals import nearest_rivals
+from funn.attacks.tally import Tally, fooled, predict_clean
 
 # Slopes that the L2 projection takes for zero, and the least length of a step, as the authors do.
 _FLAT = 1e-8
@@ -68,7 +69,8 @@ class FAB(BatchedAttack):
             The result; `step` counts the steps towards all targets. A success is the first
             adversarial image within eps, not the nearest; a failure is returned as the clean image.
         """
-        tally, active, rivals = predict_rivals(model, images, labels, self.targets, self.batch_size)
+        tally, active = predict_clean(model, images, labels, self.batch_size)
+        rivals = nearest_rivals(model, images, labels, active, self.targets, tally, self.batch_size)
         for number in range(rivals.shape[1]):
             self._walk(model, images, labels, rivals[:, number], active, tally, number * self.steps)
             active = active[~tally.success[active]]

@@ -196,7 +196,9 @@ class Square(BatchedAttack):
             bool (B,), which images resist.
         """
         logits = model(x)
-        gap = tally.look(batch, logits, labels[batch])
+        tally.look(batch, logits, labels[batch])
+        own = logits.gather(1, labels[batch, None])[:, 0]
+        gap = own - logits.scatter(1, labels[batch, None], -torch.inf).amax(1)
         wrong = fooled(logits, labels[batch])
         better = wrong | (logits.isfinite().all(1) & (gap < margin[batch]))
         rows = batch[better]
