@@ -132,3 +132,4 @@ def test_an_attacker_that_does_not_search_is_refused(tmp_path):
                        f"output_dir={tmp_path}")  # fmt: skip
     assert done.returncode != 0
     assert "attacker=pgd_feature" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "train").exists()  # before the init stage is trained

@@ -36,14 +36,12 @@ class RobustFeatures(Stage):
         "funn.attacks.pgd", "funn.sample_attacker", "funn.robust_features",
     )  # fmt: skip
 
-    def prepare(
-        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
-    ) -> Fit:
-        """The defender of the init stage, and its encoder once more as the frozen target."""
-        del folder
-        assert parent is not None
-        defender = load(parent)["defender"]
-        assert isinstance(defender.module, AutoEncoder)
+    def check(self, config: TrainConfig) -> None:
+        """Require an attacker that searches.
+
+        Raises:
+            UserError: for another, or for a value that is out of range.
+        """
         require(
             "distance" in config.attacker,
             "defense=funn_pgd needs an attacker that searches: attacker=pgd_feature, "
@@ -55,6 +53,17 @@ class RobustFeatures(Stage):
             f"attacker.distance={distance} must be feature or reconstruction",
         )
         at_least("attacker.clean_weight", config.attacker["clean_weight"], 0)
+        read_balls(config.attacker["balls"])
+
+    def prepare(
+        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
+    ) -> Fit:
+        """The defender of the init stage, and its encoder once more as the frozen target."""
+        del folder
+        assert parent is not None
+        defender = load(parent)["defender"]
+        assert isinstance(defender.module, AutoEncoder)
+        distance = config.attacker["distance"]
         held_out = data.val if data.val_size else data.train
         module = RobustTraining(
             (defender.spec, defender.module),

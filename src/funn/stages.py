@@ -53,6 +53,13 @@ class Stage(ABC):
     keys: tuple[str, ...]
     sources: tuple[str, ...]
 
+    def check(self, config: TrainConfig) -> None:  # noqa: B027
+        """Refuse a configuration that this stage cannot be trained with, before any stage is.
+
+        Raises:
+            UserError: with what to type instead.
+        """
+
     @abstractmethod
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path

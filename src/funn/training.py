@@ -38,6 +38,8 @@ def train(config: TrainConfig, launch: Launch) -> Path:
         name: build(spec) for name, spec in config.defense["stages"].items()
     }
     wanted = wanted_stages(config, list(stages))
+    for name in wanted:
+        stages[name].check(config)
     data: ImageData = build(config.data, data_dir=Path(config.data_dir))
     checksum = data.train.checksum()
     done: list[StageFolder] = []
