@@ -124,3 +124,17 @@ def test_when_a_step_is_halved():
     ascent.check(everyone, 0.75 * 10)
     assert ascent.size.flatten().tolist() == [0.5, 0.5, 1, 0.5]
     assert APGD(torch.nn.Identity(), eps=0.5).rho == 0.75
+
+
+def test_the_clean_image_draws_by_a_tenth_at_most(network):
+    """A step is (1 - share) of that from where one is, and a share of that from the clean image."""
+    x, clean = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.4)
+    gradient, value = torch.tensor([[[[1.0, 0.2], [0.0, 0.1]]]]), torch.tensor([-0.1])
+    none, tenth, fifth = (
+        FAB(network, alpha_max=share)._step(x, clean, value, gradient) for share in (0, 0.1, 0.2)
+    )
+    torch.testing.assert_close(fifth - none, 2 * (tenth - none))
+    assert (fifth != tenth).any()
+    assert torch.equal(FAB(network)._step(x, clean, value, gradient), tenth)
+    # Linear, so that a step of eta = 1.05 overshoots by 5 %.
+    assert ((none - x) * gradient).sum().item() == pytest.approx(0.105)
