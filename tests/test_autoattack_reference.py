@@ -29,10 +29,11 @@ def reference():
 
 
 @pytest.fixture(scope="module")
-def network(foolbox):
+def network(foolbox, reference):
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
     for parameter, name in zip(network.parameters(), ("w1", "b1", "w2", "b2"), strict=True):
-        parameter.data = foolbox[name]
+        parameter.data = foolbox[name].clone()
+    network[3].bias.data[reference["label"]] += reference["reserve"]
     return network
 
 
@@ -101,3 +102,39 @@ def test_the_step_to_a_plane_is_the_smallest_in_the_box(norm):
     within = left.abs() < 1e-4
     assert 50 < within.sum() < 195
     torch.testing.assert_close(steps, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_when_a_step_is_halved():
+    """Where too few steps rose, or where none rose above the best and the step was kept before."""
+    windows = apgd.checkpoints(100)
+    assert list(windows.items())[:4] == [(22, 22), (41, 19), (57, 16), (70, 13)]
+    assert set(list(windows.values())[5:]) == {7, 6}
+
+    ascent = apgd._Ascent(torch.zeros(4, 1, 1, 1), torch.zeros(4, 1, 1, 1), "linf", 0.5)
+    everyone, flat = torch.arange(4), torch.zeros(4, 1, 1, 1)
+    ascent.look(everyone, torch.tensor([1.0, 1.0, -1.0, 1.0]), flat, 0)
+    ascent.look(everyone, torch.tensor([0.5, 2.0, -0.5, 2.0]), flat, 1)
+    assert ascent.rises.tolist() == [1, 1, 0, 1]  # the first is compared with 0
+    assert ascent.best.tolist() == [1, 2, -0.5, 2]
+    ascent.rises = torch.tensor([7.0, 8.0, 8.0, 7.0])
+    ascent.check(everyone, 0.75 * 10)
+    assert ascent.size.flatten().tolist() == [0.5, 1, 1, 0.5]
+    ascent.rises = torch.full((4,), 8.0)
+    ascent.best[2] += 1
+    ascent.check(everyone, 0.75 * 10)
+    assert ascent.size.flatten().tolist() == [0.5, 0.5, 1, 0.5]
+    assert APGD(torch.nn.Identity(), eps=0.5).rho == 0.75
+
+
+def test_the_clean_image_draws_by_a_tenth_at_most(network):
+    """A step is (1 - share) of that from where one is, and a share of that from the clean image."""
+    x, clean = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.4)
+    gradient, value = torch.tensor([[[[1.0, 0.2], [0.0, 0.1]]]]), torch.tensor([-0.1])
+    none, tenth, fifth = (
+        FAB(network, alpha_max=share)._step(x, clean, value, gradient) for share in (0, 0.1, 0.2)
+    )
+    torch.testing.assert_close(fifth - none, 2 * (tenth - none))
+    assert (fifth != tenth).any()
+    assert torch.equal(FAB(network)._step(x, clean, value, gradient), tenth)
+    # Linear, so that a step of eta = 1.05 overshoots by 5 %.
+    assert ((none - x) * gradient).sum().item() == pytest.approx(0.105)
