@@ -4,6 +4,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# One thread is faster on networks as small as these, and leaves the machine's others alone. Before
+# torch is imported; the commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hydra import initialize_config_dir
 
