@@ -261,9 +261,17 @@ def test_figure_2_is_the_way_of_the_newest_runs(root):
     (folder / "metrics.csv").write_text(
         "epoch,step,epoch/perturbation,epoch/error\n1,50,,\n1,468,0.1,0.02\n2,936,0.2,0.03\n"
     )
-    (line,) = paths(latest_stages(root, "adversarial")).data
+    drawn = paths(latest_stages(root, "adversarial"))
+    (line,) = drawn.data
+    (border,) = drawn.layout.shapes
+    assert (border.y0, border.y1) == (0.01, 0.01)
     assert list(line.x) == [0.1, 0.2]
     assert list(line.y) == [0.02, 0.03]
+    (folder / "result.json").write_text(
+        '{"config": {"beta": 0.01, "objective": {"attacker": {"_target_": "a.minimax"}}}}'
+    )
+    (border,) = paths(latest_stages(root, "adversarial")).layout.shapes
+    assert (border.x0, border.x1) == (0.01, 0.01)
 
 
 def test_unfinished_and_unknown_results(root):

@@ -100,7 +100,8 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
     Args:
         stages: folders of games by the encoder's name.
     """
-    traces, betas = [], set()
+    traces = []
+    borders: dict[bool, set[float]] = {False: set(), True: set()}  # of the error, the perturbation
     for name, stage in stages.items():
         result, metrics = read_json(stage / "result.json"), stage / "metrics.csv"
         if result is None or not metrics.exists():
@@ -109,7 +110,9 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
             rows = [row for row in csv.DictReader(stream) if row.get("epoch/error")]
         if not rows:
             continue
-        betas.add(result["config"]["beta"])
+        # The second representation bounds the perturbation instead (Eq. 7).
+        target = str(result["config"].get("objective", {}).get("attacker", {}).get("_target_"))
+        borders[target.endswith(".minimax")].add(result["config"]["beta"])
         traces.append(
             go.Scatter(
                 x=[float(row["epoch/perturbation"]) for row in rows],
@@ -122,8 +125,10 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
     if not traces:
         return None
     drawn = figure("Figure 2: the game, epoch by epoch", "mse(A(x), x)", "mse(x, D(A(x)))", traces)
-    for beta in sorted(betas):
+    for beta in sorted(borders[False]):
         drawn.add_hline(y=beta, line_dash="dot", annotation_text=f"border, beta={beta:g}")
+    for beta in sorted(borders[True]):
+        drawn.add_vline(x=beta, line_dash="dot", annotation_text=f"of Eq. 7, beta={beta:g}")
     return drawn
 
 

@@ -96,10 +96,11 @@ def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Re
 def _plots(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, go.Figure]:
     """The page's plots by the names of their places, those left out that have nothing to show."""
     games = reported_stages(root, results, runs, "adversarial")
+    papers = {name: run for name, run in runs.items() if name in TABLE_1[0].cells}
     plots = {
         "iterations-l2": against_iterations(results, runs, "deepfool_l2"),
         "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
-        "gradients": gradient_histogram(root, results, runs),
+        "gradients": gradient_histogram(root, results, papers or runs),
         "figure2": paths(games or latest_stages(root, "adversarial")),
         **robust_curves(root),
         **sweep_plots(root, results),
