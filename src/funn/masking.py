@@ -18,7 +18,8 @@ from funn.gradient_zeros import gradient_zeros
 from funn.records import margins, referee
 from funn.seeding import generator
 
-_DIRECTIONS, _STEP = 10, 1e-4
+# So short a step crosses few kinks of a network of ReLUs.
+_DIRECTIONS, _STEP = 10, 1e-6
 
 
 class Check(NamedTuple):
