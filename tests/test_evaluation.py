@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from funn.attacking import attack_parts, merge, parts, predict, run_attack
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.data import Images
 from funn.errors import UserError
+from funn.examination import check_extras
 from funn.metrics import iteration_curve, summarize, within_steps
 from funn.records import read_table
 from funn.synthetic import SyntheticDigits
@@ -260,3 +262,10 @@ def test_a_users_classifier_from_the_command_line(victim_module):
         "deepfool_linf",
     }
     assert {result["images"] for result in results} == {30}
+
+
+def test_a_suite_that_examines_a_classifier_has_no_other_source():
+    victim = victims.Victim("a", nn.Identity(), "", None, {}, source=nn.Identity())
+    check_extras(SimpleNamespace(suite={"attacks": {}}), victim)
+    with pytest.raises(UserError, match="leave out source="):
+        check_extras(SimpleNamespace(suite={"attacks": {}, "masking": {}}), victim)

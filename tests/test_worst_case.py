@@ -8,7 +8,7 @@ from conftest import run_command
 from torch import nn
 
 from funn.records import read_table
-from funn.worst_case import at, survivors
+from funn.worst_case import at, read_radii, survivors
 
 LINEAR = """
 import torch
@@ -53,6 +53,11 @@ def test_every_image_has_its_worst(evaluated):
     }
     assert all(sorted(values, reverse=True) == values for values in rates.values())
     assert summary["l2"]["0.5"]["images"] == 50
+    # The table says what the curve shows, though later attacks may have come nearer.
+    radii = read_radii(evaluated / "worst/radii.parquet")
+    for norm in ("l2", "linf"):
+        for eps, cell in summary[norm].items():
+            assert cell["robust_accuracy"] == at(radii[norm], float(eps))["robust_accuracy"]
     # Whatever attack found an image, within its distance it is broken; nothing is attacked twice.
     distances = torch.full((50,), torch.inf, dtype=torch.float64)
     for path in evaluated.glob("deepfool*/records.parquet"):

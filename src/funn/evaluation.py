@@ -9,7 +9,7 @@ from funn import victims
 from funn.build import build
 from funn.data import ImageData, Images
 from funn.errors import UserError
-from funn.examination import describe_victim, run_extras
+from funn.examination import check_extras, describe_victim, run_extras
 from funn.schema import EvaluateConfig, Launch, Trial
 from funn.tracking import log_evaluation, wandb_run
 from funn.trials import line, locate_trial, run_trial
@@ -28,6 +28,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         UserError: if there is no such victim, or an attack cannot be built.
     """
     victim, data = prepare(config, launch)
+    check_extras(config, victim)
     root = Path(config.output_dir) / "eval" / victim.name
     done = []
     with wandb_run(

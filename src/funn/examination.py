@@ -26,6 +26,21 @@ log = logging.getLogger(__name__)
 MASKING, FEATURES = "masking.json", "features.json"
 
 
+def check_extras(config: EvaluateConfig, victim: Victim) -> None:
+    """Refuse an oblivious attacker where a suite examines the classifier itself.
+
+    Its files would stand in the place of the white-box ones.
+
+    Raises:
+        UserError: for a suite with `cascade`, `masking` or `features` under `source=`.
+    """
+    extras = {"cascade", "masking", "features"} & (config.suite or {}).keys()
+    if victim.source is not None and extras:
+        raise UserError(
+            "this suite examines the classifier itself: leave out source=, or take suite=table2"
+        )
+
+
 def run_extras(
     config: EvaluateConfig,
     suite: Mapping[str, Any],
