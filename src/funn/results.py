@@ -108,15 +108,18 @@ def images_of(result: Result) -> str:
 
 
 def differences(found: Any, declared: Any, key: str = "") -> list[str]:
-    """Return where two nested mappings differ, as `dotted.key=value` of the first."""
+    """Return where a nested mapping differs from a second, as `dotted.key=value` of the first.
+
+    A key that the first lacks is no difference: an older revision had no such option, and what is
+    added leaves by default what was.
+    """
     if isinstance(found, Mapping) and isinstance(declared, Mapping):
         prefix = f"{key}." if key else ""
-        lines = [
+        return [
             line
-            for name in {**found, **declared}
-            for line in differences(found.get(name), declared.get(name), f"{prefix}{name}")
+            for name, value in found.items()
+            for line in differences(value, declared.get(name), f"{prefix}{name}")
         ]
-        return list(dict.fromkeys(lines))
     if isinstance(found, Mapping):  # nothing is declared: all of it differs
         return differences(found, {}, key)
     return [] if found == declared else [f"{key}={found}"]
