@@ -50,8 +50,8 @@ $(EVALUATE) run=$(call latest,funn classic) suite=table1 images=$(IMAGES)
 $(EVALUATE) run=$(call latest,$(MAGNETS)) source=null,bare suite=table2 images=$(FEWER)
 $(EVALUATE) run=$(call latest,$(MAGNETS)) suite=detector_aware images=$(FEWER)
 $(EVALUATE) run=$(call latest,funn_printed funn) source=null,$(LATEST)/classic suite=table2 images=$(FEWER)
-$(EVALUATE) run=$(LATEST)/funn_printed suite=table1 images=$(FEWER)
-$(EVALUATE) run=$(LATEST)/classic suite=table2 images=$(FEWER)
+printf '%s\n' "run=$(LATEST)/funn_printed suite=table1" "run=$(LATEST)/classic suite=table2" \
+  | xargs -P 2 -L 1 $(EVALUATE) images=$(FEWER)
 $(RUN) src/report.py
 endef
 
