@@ -4,6 +4,7 @@ import torch
 
 from funn.config import declared_training
 from funn.files import write_json
+from funn.headline import headline
 from funn.records import write_table
 from funn.robust_report import features_table, masking_table, robust_curves, robust_table
 from funn.worst_case import FOLDER, RADII, SUMMARY
@@ -40,6 +41,35 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     assert len(curves["robust-l2"].data) == 2
 
 
+def test_the_headline_says_what_each_defence_withstands_and_costs(root):
+    """The most robust last; what was not measured is a dash."""
+    for run, facts, share in (
+        ("funn_pgd-1", about("funn_pgd", "head=margin"), 0.8),
+        ("classic-1", about("classic"), 0.0),
+    ):
+        cell = {"images": 10, "robust_accuracy": share, "interval": [0.0, 1.0]}
+        parents = [{"path": f"{run}/classifier/model.ckpt"}, {"path": "init-1/init/model.ckpt"}]
+        content = {"l2": {"1.5": cell}, "linf": {}, "clean_accuracy": 0.9, "seed": 0, "run": run}
+        write_json(root / "eval" / run / FOLDER / SUMMARY, content | facts | {"parents": parents})
+        write_json(root / "train" / run / "classifier/result.json", {"wall_seconds": 60})
+    write_json(root / "train/init-1/init/result.json", {"wall_seconds": 90})
+    table = headline(root, [])
+    none = "-"
+    assert table.rows == [
+        ["classic", "0", "90.00 %", none, "0.00 % (0.0 to 100.0)", none, "10", "2.5"],
+        [
+            "funn_pgd (head=margin)",
+            "0",
+            "90.00 %",
+            none,
+            "80.00 % (0.0 to 100.0)",
+            none,
+            "10",
+            "2.5",
+        ],
+    ]
+
+
 def test_flagged_checks_are_marked(root):
     check = {"name": "G2 zeros", "figure": 0.25, "bound": 0.001, "meaning": "blind"}
     for run, defense, passed in (("funn-1", "funn", False), ("classic-2", "classic", True)):
@@ -63,6 +93,7 @@ def test_uses_of_the_features(root):
 
 
 def test_nothing_measured_nothing_shown(root):
+    assert not headline(root, []).rows
     assert not robust_table(root).rows
     assert not masking_table(root).rows
     assert not features_table(root).rows

@@ -43,8 +43,8 @@ def origins_table(root: Path, results: Sequence[Result]) -> Table:
             [
                 mine[-1]["encoder"],
                 "-" if mine[-1]["seed"] is None else str(mine[-1]["seed"]),
-                _minutes(_trained(root, [parent["path"] for parent in parents])),
-                _minutes(sum(result.get("seconds", 0.0) for result in mine)),
+                minutes(trained_seconds(root, [parent["path"] for parent in parents])),
+                minutes(sum(result.get("seconds", 0.0) for result in mine)),
                 ", ".join(sorted(revisions)),
                 "; ".join(sorted(machines)),
                 str(Path("train", parents[0]["path"]).parent) if parents else "",
@@ -55,13 +55,15 @@ def origins_table(root: Path, results: Sequence[Result]) -> Table:
     return Table("origins", "Where each encoder comes from", header, rows)
 
 
-def _trained(root: Path, checkpoints: Sequence[str]) -> float | None:
+def trained_seconds(root: Path, checkpoints: Sequence[str]) -> float | None:
+    """The wall time of the stages behind some checkpoints, relative to `root`/train."""
     stages = [read_json((root / "train" / path).parent / RESULT) for path in checkpoints]
     seconds = [stage["wall_seconds"] for stage in stages if stage is not None]
     return sum(seconds) if seconds else None
 
 
-def _minutes(seconds: float | None) -> str:
+def minutes(seconds: float | None) -> str:
+    """A number of minutes."""
     return "-" if seconds is None else f"{seconds / 60:.1f}"
 
 

@@ -15,7 +15,7 @@ from funn.files import replace_file
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH, _HEIGHT = 900, 450
 # In the README, by a comment before and after: what the report calls them.
-_TABLES = ("overview", "threats")
+_TABLES = ("headline", "overview", "threats")
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
         draw(plot, reference / f"{name}.png")
     readme = (ROOT / "README.md").read_text()
     origin = (reference / "origin.txt").read_text()
-    for name in _TABLES:
+    shown = [name for name in _TABLES if (reference / f"{name}.md").exists()]
+    for name in shown:
         readme = between(readme, name, f"{(reference / f'{name}.md').read_text()}\n{origin}")
     images = [
         f"![{plot.layout.title.text}](outputs/reference/{name}.png)"

@@ -12,6 +12,7 @@ from funn.drawings import drawings
 from funn.errors import UserError
 from funn.files import replace_file
 from funn.gradient_histogram import gradient_histogram
+from funn.headline import headline
 from funn.metrics import noise, percent
 from funn.origins import origin, origins_table
 from funn.page import Table, page
@@ -87,7 +88,8 @@ def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Re
     full, shown = table_1(results)
     every_threat, known = table_2(results)
     rest = others(results, [*shown, *known])
-    strong = [robust_table(root), masking_table(root), features_table(root)]
+    strong = [headline(root, results), robust_table(root), masking_table(root),
+              features_table(root)]  # fmt: skip
     seeds, origins = seeds_table(results, _ROWS), origins_table(root, results)
     tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
     return [table for table in tables if table.rows], chosen

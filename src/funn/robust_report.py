@@ -47,7 +47,7 @@ def robust_table(root: Path) -> Table:
             [
                 encoder,
                 percent(content["clean_accuracy"]),
-                *(_with_interval(cell) for cell in cells),
+                *(with_interval(cell) for cell in cells),
                 " / ".join(dict.fromkeys(str(cell["images"]) for cell in there)),
             ]
         )
@@ -57,7 +57,8 @@ def robust_table(root: Path) -> Table:
     return Table("robust", title, header, rows)
 
 
-def _with_interval(cell: Mapping[str, Any] | None) -> str:
+def with_interval(cell: Mapping[str, Any] | None) -> str:
+    """A share with its 95 % interval."""
     if cell is None or cell["interval"] is None:
         return "-"
     low, high = cell["interval"]

@@ -1,0 +1,53 @@
+"""The table at the top of the README: each defence by what it costs and what it withstands."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from funn.metrics import percent
+from funn.origins import minutes, trained_seconds
+from funn.page import Table
+from funn.paper import TABLE_1
+from funn.results import Result, encoder_changes, find, images_of, titled
+from funn.robust_report import read, with_interval
+from funn.worst_case import FOLDER, SUMMARY
+
+_DEEPFOOL = TABLE_1[0]
+_RADII = (("l2", "1.5"), ("linf", "0.1"))
+
+
+def headline(root: Path, results: Sequence[Result]) -> Table:
+    """A row for each classifier that met suite=strong, the most robust last.
+
+    The paper's DeepFool is the success that the attack itself saw under foolbox1; robust accuracy
+    is the share of all images that no attack of suite=strong fools, AutoAttack among them.
+    """
+    summaries = read(root, f"{FOLDER}/{SUMMARY}").values()
+    rows = [_row(root, results, each) for each in sorted(summaries, key=_robustness)]
+    header = (
+        "encoder", "seed", "clean accuracy", "fooled by the paper's DeepFool (L2, 50)",
+        "robust accuracy, L2 1.5", "robust accuracy, Linf 0.1", "images", "training, minutes",
+    )  # fmt: skip
+    return Table("headline", "What each defence withstands, and what it costs", header, rows)
+
+
+def _robustness(summary: Mapping[str, Any]) -> float:
+    cell = summary["l2"].get("1.5") or {"robust_accuracy": None}
+    return float(cell["robust_accuracy"] or 0)
+
+
+def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> list[str]:
+    deepfool = find(results, summary["run"], _DEEPFOOL, "foolbox1")
+    cells = [summary[norm].get(eps) for norm, eps in _RADII]
+    there = [str(cell["images"]) for cell in cells if cell is not None]
+    return [
+        titled(summary["defense"], encoder_changes(summary)),
+        "-" if summary["seed"] is None else str(summary["seed"]),
+        percent(summary["clean_accuracy"]),
+        "-"
+        if deepfool is None
+        else f"{percent(deepfool['success_rate'])} of {images_of(deepfool)}",
+        *map(with_interval, cells),
+        " / ".join(dict.fromkeys(there)),
+        minutes(trained_seconds(root, [parent["path"] for parent in summary["parents"]])),
+    ]
