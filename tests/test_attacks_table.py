@@ -23,6 +23,7 @@ from funn.attacks import (
     BatchedAttack,
     DeepFool,
     DetectorAware,
+    FeaturePGD,
     Gradient,
     LocalSearch,
     SigmaZero,
@@ -51,6 +52,12 @@ def watch(model: nn.Module) -> nn.Module:
     return model
 
 
+def shown(model: nn.Module) -> nn.Module:
+    """Give any model an encoder: the first of its layers."""
+    model.__dict__["encoder"] = next(model.children(), model)
+    return model
+
+
 ROWS = [
     Row("fgsm", lambda model: FGSM(model, 0.1), math.inf, 0.1),
     Row("fgsm-foolbox1", lambda model: FGSM(model, 0.1, "foolbox1"), math.inf, 0.1),
@@ -63,6 +70,13 @@ ROWS = [
     Row(
         "detector_aware",
         lambda model: DetectorAware(watch(model), "l2", 0.5, 5),
+        2,
+        0.5,
+        random_start=True,
+    ),
+    Row(
+        "feature_pgd_l2",
+        lambda model: FeaturePGD(shown(model), "l2", 0.5, 5),
         2,
         0.5,
         random_start=True,
@@ -129,9 +143,13 @@ class Network(nn.Module):
 
 
 class Watched(Network):
-    """With a detector of large images."""
+    """With a detector of large images, and an encoder."""
 
     thresholds = torch.tensor([0.6])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = self.first
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1).mean(1, keepdim=True)

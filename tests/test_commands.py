@@ -119,9 +119,27 @@ def test_an_attacker_may_know_nothing_or_all_of_a_defence(outputs, defenses, typ
     assert result["success_rate_undetected"] <= result["success_rate_verified"]
 
 
+def test_the_strongest_attacks_use_features_and_other_classifiers(outputs):
+    """Within small radii everything is tried on what is left, another's images first."""
+    few = ["deepfool_l2", "deepfool_linf", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero"]
+    done = run_command(
+        "evaluate.py", f"run={outputs}/latest/funn", "suite=strong", "images=20", "logger=csv",
+        f"suite.transfer={outputs}/latest/classic", f"output_dir={outputs}",
+        "suite.cascade.l2.radii=[0.1]", "suite.cascade.linf.radii=[0.01]",
+        *(f"~suite.attacks.{name}" for name in few),
+        *(f"suite.cascade.{norm}.attacks.square.queries=20" for norm in ("l2", "linf")),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = read(next((outputs / "eval").glob("funn-*/worst/robust_accuracy.json")))
+    assert list(summary["l2"]["0.1"]["broken"])[:2] == ["transferred_pgd", "feature_pgd"]
+    (folder,) = (outputs / "eval").glob("funn-*/worst/transferred_pgd-0.1-both-oblivious-*")
+    assert read(folder / "result.json")["source"].startswith("classic-")
+
+
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
+        ("run={}/classic suite=strong suite.transfer=/no", "/no does not exist"),
         ("run={}/classic source=bare attack=fgsm", "has no bare classifier"),
         ("run={}/classic source=/no attack=fgsm", "source=/no does not exist"),
         ("run={}/classic attack=detector_aware_l2", "has no detectors"),

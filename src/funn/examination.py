@@ -18,7 +18,7 @@ from funn.schema import EvaluateConfig
 from funn.stage_folder import StageFolder
 from funn.thin_convolution import with_thin_convolutions
 from funn.trials import RECORDS
-from funn.victims import Victim
+from funn.victims import Victim, seen_as
 from funn.worst_case import worst_case
 
 log = logging.getLogger(__name__)
@@ -27,18 +27,23 @@ MASKING, FEATURES = "masking.json", "features.json"
 
 
 def check_extras(config: EvaluateConfig, victim: Victim) -> None:
-    """Refuse an oblivious attacker where a suite examines the classifier itself.
+    """Refuse early what a suite cannot do.
 
-    Its files would stand in the place of the white-box ones.
+    Under `source=` the files of one that examines the classifier itself would stand in the place of
+    the white-box ones.
 
     Raises:
-        UserError: for a suite with `cascade`, `masking` or `features` under `source=`.
+        UserError: for a suite with `cascade`, `masking` or `features` under `source=`, or a
+            `suite.transfer` that is no run.
     """
     extras = {"cascade", "masking", "features"} & (config.suite or {}).keys()
     if victim.source is not None and extras:
         raise UserError(
             "this suite examines the classifier itself: leave out source=, or take suite=table2"
         )
+    transfer = (config.suite or {}).get("transfer")
+    if transfer is not None:
+        seen_as(victim, transfer)
 
 
 def run_extras(

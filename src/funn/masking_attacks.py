@@ -32,18 +32,18 @@ _RANDOM = 1000
 class MarginPGD(PGD):
     """PGD on the margin, which a saturated softmax does not hide."""
 
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
+    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """Minus the margin (B,)."""
-        del x
+        del x, batch
         return -margins(logits, labels)
 
 
 class ScaledPGD(PGD):
     """PGD on the cross-entropy of logits scaled to unit deviation."""
 
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
+    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """The cross-entropy (B,) of the scaled logits."""
-        del x
+        del x, batch
         scale = logits.detach().std(1, keepdim=True).clamp(min=1e-12)
         return F.cross_entropy(logits / scale, labels, reduction="none")
 

@@ -5,7 +5,7 @@ or kept to. The budgets ascend, and each attack meets only the images that have 
 it, at this budget and below: what costs most is run on what is left.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from funn.attacks import FeaturePGD
+from funn.attacks.feature_pgd import has_encoder
+from funn.build import locate
 from funn.data import Images
 from funn.files import write_json
 from funn.metrics import wilson
@@ -21,7 +24,7 @@ from funn.provenance import provenance
 from funn.records import read_table, write_table
 from funn.schema import EvaluateConfig, Trial
 from funn.trials import RECORDS, locate_trial, run_trial
-from funn.victims import Victim
+from funn.victims import Victim, seen_as
 
 FOLDER = "worst"
 RADII, SUMMARY = "radii.parquet", "robust_accuracy.json"
@@ -37,7 +40,8 @@ def worst_case(
     """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
 
     Args:
-        config: of the evaluation; `suite.cascade` has, by norm, `radii` and `attacks`.
+        config: of the evaluation; `suite.cascade` has, by norm, `radii`, `attacks` and those
+            that are `transferred` from `suite.transfer`.
         victim: the classifier.
         test: the images.
         root: the victim's folder of evaluations.
@@ -55,14 +59,14 @@ def worst_case(
     for norm, part in config.suite["cascade"].items():
         for eps in sorted(part["radii"]):
             by_attack = broken[norm].setdefault(eps, {})
-            for name, spec in part["attacks"].items():
+            for name, spec, seen in attackers(config.suite, part, victim):
                 left = survivors(radii[norm], eps)
                 if not len(left):
                     break
                 trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
                 subset = Images(test.images[left], test.labels[left])
-                folder = locate_trial(root / FOLDER, trial, victim, subset)
-                run_trial(trial, folder, config, victim, subset, len(test.labels))
+                folder = locate_trial(root / FOLDER, trial, seen, subset)
+                run_trial(trial, folder, config, seen, subset, len(test.labels))
                 found(radii, read_table(folder.path / RECORDS), left)
                 by_attack[name] = len(left) - len(survivors(radii[norm], eps))
     # Only now: an attack within a larger radius, or in another norm, may have found a nearer image.
@@ -77,6 +81,23 @@ def worst_case(
         {**summary, "clean_accuracy": clean, **victim.facts, **provenance()},
     )
     return root / FOLDER / SUMMARY
+
+
+def attackers(
+    suite: Mapping[str, Any], part: Mapping[str, Any], victim: Victim
+) -> Iterator[tuple[str, Mapping[str, Any], Victim]]:
+    """The name and settings of each attack within a radius, and the victim as it sees it.
+
+    Those that attack another classifier come first, if `suite.transfer` names one; an attack on
+    features is left out where there is no encoder.
+    """
+    if suite["transfer"] is not None:
+        other = seen_as(victim, suite["transfer"])
+        for name, spec in part["transferred"].items():
+            yield f"transferred_{name}", spec, other
+    for name, spec in part["attacks"].items():
+        if locate(spec) is not FeaturePGD or has_encoder(victim.model):
+            yield name, spec, victim
 
 
 def read_radii(path: Path) -> Radii:

@@ -7,6 +7,7 @@ from funn.attacks.ddn import DDN
 from funn.attacks.deepfool import DeepFool
 from funn.attacks.detector_aware import DetectorAware
 from funn.attacks.fab import FAB
+from funn.attacks.feature_pgd import FeaturePGD
 from funn.attacks.fgsm import FGSM
 from funn.attacks.fmn import FMN
 from funn.attacks.gradient import Gradient
@@ -29,6 +30,7 @@ __all__ = [
     "BatchedAttack",
     "DeepFool",
     "DetectorAware",
+    "FeaturePGD",
     "Gradient",
     "LocalSearch",
     "SigmaZero",

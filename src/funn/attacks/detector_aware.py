@@ -44,11 +44,11 @@ class DetectorAware(PGD):
         super().__init__(model, norm, eps, steps, step_size, restarts, seed)
         self.weight = weight
 
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
+    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """The cross-entropy less the weighted excess, (B,)."""
         thresholds = self.model.thresholds.clone()  # a tensor of inference mode cannot be used
         excess = (self.model.scores(x) / thresholds - 1).clamp(min=0).sum(1)
-        climbed: Tensor = super().objective(logits, labels, x) - self.weight * excess
+        climbed: Tensor = super().objective(logits, labels, x, batch) - self.weight * excess
         return climbed
 
     def evades(self, x: Tensor) -> Tensor:

@@ -28,9 +28,11 @@ class PGD(BatchedAttack):
         step_size: length of a step; 2.5 * eps / steps unless given, as in Madry's code.
         restarts: how many random starts an image that resists gets.
         seed: of the starts, drawn from (seed, the image's bytes).
+        stops: whether an image is left alone once it is fooled. False climbs all steps and returns
+            the last image: a surer one for another classifier to be shown.
 
     Raises:
-        ValueError: for a value that is out of range.
+        ValueError: for a value that is out of range, or restarts of what does not stop.
     """
 
     def __init__(
@@ -42,7 +44,10 @@ class PGD(BatchedAttack):
         step_size: float | None = None,
         restarts: int = 1,
         seed: int = 0,
+        stops: bool = True,
     ) -> None:
+        if restarts > 1 and not stops:
+            raise ValueError("stops=False climbs from one start: restarts must be 1")
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm} must be l2 or linf")
         if not eps >= 0 or steps < 1 or restarts < 1:
@@ -54,6 +59,7 @@ class PGD(BatchedAttack):
         self.step_size = 2.5 * eps / steps if step_size is None else step_size
         self.restarts = restarts
         self.seed = seed
+        self.stops = stops
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
         """Climb from each start until an image is fooled.
@@ -75,11 +81,11 @@ class PGD(BatchedAttack):
                     caught = tally.success[batch] & ~self.evades(x.detach())
                     tally.success[batch[caught]] = False
                     tally.step[batch[caught]] = -1
-                    kept |= caught
+                    kept |= caught if self.stops else tally.success[batch] | caught
                     going.append(batch[kept])
                     if number == self.steps or not kept.any():
                         continue
-                    values = self.objective(logits, labels[batch], x)
+                    values = self.objective(logits, labels[batch], x, batch)
                     gradient = finite_gradient(values[kept], x)[kept]
                     tally.backwards[batch[kept]] += 1
                     batch = batch[kept]
@@ -90,9 +96,16 @@ class PGD(BatchedAttack):
                 active = torch.cat(going)
         return tally.result()
 
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
-        """What is climbed, (B,), from logits (B, K) of x (B, C, H, W): the cross-entropy."""
-        del x
+    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
+        """What is climbed, (B,): the cross-entropy.
+
+        Args:
+            logits: (B, K) of x.
+            labels: (B,).
+            x: the images as they are now (B, C, H, W).
+            batch: which of the attacked images they are (B,).
+        """
+        del x, batch
         return F.cross_entropy(logits, labels, reduction="none")
 
     def evades(self, x: Tensor) -> Tensor:
