@@ -7,7 +7,7 @@ from torch import nn
 from funn.attacking import predict
 from funn.data import Images
 from funn.masking import Check, gradient_error, probabilities
-from funn.masking_attacks import Saturated, masking
+from funn.masking_attacks import Saturated, attacking_checks, masking
 from funn.synthetic import SyntheticDigits
 
 
@@ -33,7 +33,30 @@ def test_an_honest_classifier_passes_and_hidden_gradients_are_flagged(model, tes
     }
     assert not found["classifier"]["flagged"], names
     assert {"G2", "G9"} <= names["saturated"]
-    assert {"G2", "G7"} <= names["quantised"]
+    assert {"G2", "G7", "G14"} <= names["quantised"]
+
+
+def test_another_classifier_and_the_features_show_a_better_way(test):
+    """The gradient of this one is cut; that of the same without the cut is not."""
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Flatten()
+            self.head = head
+
+        def forward(self, x):
+            logits = self.head(self.encoder(x).detach())
+            return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    head = nn.Linear(784, 10)
+    labels = predict(nn.Sequential(nn.Flatten(), head), test.floats(), 30)
+    images = Images(test.images, labels)
+    found = attacking_checks(Cut().eval(), images, 64, nn.Sequential(nn.Flatten(), head))
+    flagged = {check.name[:3].strip() for check in found if not check.passed}
+    assert {"G8", "G14"} <= flagged
+    assert any(check.name.startswith("G15") for check in found)
 
 
 def test_the_gradient_of_another_function_is_found_out(model, test):

@@ -8,7 +8,7 @@ from funn.config import declared_attack, declared_training
 from funn.origins import origins_table
 from funn.paper import ITERATIONS, TABLE_1
 from funn.plots import against_iterations, paths
-from funn.report import others, overview, table_1
+from funn.report import others, overview, pictures, table_1
 from funn.report import report as make_report
 from funn.results import collect, differences, representatives
 from funn.schema import ReportConfig
@@ -286,3 +286,13 @@ def test_unfinished_and_unknown_results(root):
     (result,) = collect(root)
     assert result["attack_changes"] == ["eps=1"]
     assert result["encoder"].startswith("gone (seed=3, ")
+
+
+def test_the_least_that_fools_each_encoder_is_shown(root):
+    """Of every encoder, whichever stands for its defence in the tables; of others nothing."""
+    for run, attack in (("funn-1", "ddn"), ("funn-2", "ddn"), ("classic-1", "bim")):
+        write(root, run, attack, "both", trained={"seed": int(run[-1])})
+        (folder,) = root.glob(f"eval/{run}/{attack}-both-*")
+        (folder / "examples.png").write_bytes(run.encode())
+    found = pictures(root, collect(root), {})
+    assert sorted(found.values()) == [b"funn-1", b"funn-2"]

@@ -74,8 +74,10 @@ def run_extras(
         records = [folder.path / RECORDS for folder in done]
         log.info("%s", worst_case(config, victim, few, root, records))
     if "masking" in suite:
+        transfer = suite["transfer"]
+        other = None if transfer is None else seen_as(victim, transfer).source
         seen = with_thin_convolutions(victim.model)
-        found = masking(seen, few, config.batch_size, suite["masking"]["controls"])
+        found = masking(seen, few, config.batch_size, suite["masking"]["controls"], other)
         write_json(root / MASKING, found | about)
     if "features" in suite:
         encoder = getattr(with_thin_convolutions(victim.model), "encoder", None)

@@ -1,5 +1,7 @@
 """Is a defence robust, or does it hide its gradients? Checks that attack it (G4 to G17).
 
+G16, that attacks keep to their balls, is a promise that the tests hold every attack to.
+
 Each compares two attacks of which the second should find no more than the first, unless gradients
 mislead the first. Figures are differences of success rates on the same images, in shares.
 """
@@ -11,14 +13,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from funn.attacking import predict
-from funn.attacks import DDN, FGSM, FMN, PGD, BatchedAttack, DeepFool, Square
+from funn.attacks import DDN, FGSM, FMN, PGD, BatchedAttack, DeepFool, FeaturePGD, Square
+from funn.attacks.feature_pgd import has_encoder
 from funn.data import Images
 from funn.masking import Check, checks, verdict
+from funn.masking_pgd import EstimatedPGD, MarginPGD, ScaledPGD
 from funn.records import margins, referee
 from funn.seeding import generator
 
@@ -27,25 +30,6 @@ log = logging.getLogger(__name__)
 LINF = 0.1
 _HALF_POINT, _POINT = 0.005, 0.01
 _RANDOM = 1000
-
-
-class MarginPGD(PGD):
-    """PGD on the margin, which a saturated softmax does not hide."""
-
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
-        """Minus the margin (B,)."""
-        del x, batch
-        return -margins(logits, labels)
-
-
-class ScaledPGD(PGD):
-    """PGD on the cross-entropy of logits scaled to unit deviation."""
-
-    def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
-        """The cross-entropy (B,) of the scaled logits."""
-        del x, batch
-        scale = logits.detach().std(1, keepdim=True).clamp(min=1e-12)
-        return F.cross_entropy(logits / scale, labels, reduction="none")
 
 
 class Attacked:
@@ -115,23 +99,32 @@ class Quantised(nn.Module):
         return logits
 
 
-def examine(model: nn.Module, test: Images, batch_size: int) -> list[Check]:
+def examine(
+    model: nn.Module, test: Images, batch_size: int, other: nn.Module | None = None
+) -> list[Check]:
     """Run all checks on the images that a classifier gets right.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, classes), in eval mode.
         test: images to choose from.
         batch_size: most images in one pass.
+        other: a plain classifier, whose adversarial images are tried too.
     """
     right = predict(model, test.floats(), batch_size) == test.labels
     images = Images(test.images[right], test.labels[right])
     return [
         *checks(model, images, batch_size),
-        *attacking_checks(model, images, batch_size),
+        *attacking_checks(model, images, batch_size, other),
     ]
 
 
-def masking(model: nn.Module, test: Images, batch_size: int, controls: bool) -> dict[str, Any]:
+def masking(
+    model: nn.Module,
+    test: Images,
+    batch_size: int,
+    controls: bool,
+    other: nn.Module | None = None,
+) -> dict[str, Any]:
     """Examine a classifier and, as controls, the same with its gradients hidden in two ways.
 
     Args:
@@ -140,6 +133,7 @@ def masking(model: nn.Module, test: Images, batch_size: int, controls: bool) -> 
         batch_size: see `examine`.
         controls: whether to examine the controls, which shows that the checks see what they look
             for.
+        other: see `examine`.
 
     Returns:
         `checks` of the classifier and of each control, and whether each is `flagged`.
@@ -149,7 +143,7 @@ def masking(model: nn.Module, test: Images, batch_size: int, controls: bool) -> 
         models |= {"saturated": Saturated(model).eval(), "quantised": Quantised(model).eval()}
     content: dict[str, Any] = {}
     for name, each in tqdm(models.items(), desc="masking", disable=not sys.stderr.isatty()):
-        found = examine(each, test, batch_size)
+        found = examine(each, test, batch_size, other)
         content[name] = {
             "flagged": not all(check.passed for check in found),
             "checks": [check._asdict() | {"passed": check.passed} for check in found],
@@ -160,13 +154,16 @@ def masking(model: nn.Module, test: Images, batch_size: int, controls: bool) -> 
     return content
 
 
-def attacking_checks(model: nn.Module, test: Images, batch_size: int) -> list[Check]:
+def attacking_checks(
+    model: nn.Module, test: Images, batch_size: int, other: nn.Module | None
+) -> list[Check]:
     """Attack a classifier in pairs.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, classes), in eval mode.
         test: images that it gets right.
         batch_size: most images in one pass.
+        other: see `examine`.
     """
     on = Attacked(model, test, batch_size)
     pgd = on.fooled(PGD(model, "linf", LINF))
@@ -180,6 +177,7 @@ def attacking_checks(model: nn.Module, test: Images, batch_size: int) -> list[Ch
             _HALF_POINT,
             "an attack without gradients finds more: gradients mislead",
         ),
+        *_other_ways(on, rate, other),
         Check(
             "G11 ten starts beyond one, Linf 0.1",
             on.rate(PGD(model, "linf", LINF, restarts=10)) - rate,
@@ -251,6 +249,38 @@ def _losses(on: Attacked, rate: float) -> Sequence[Check]:
             "the scale of the logits hides the gradient",
         ),
     ]
+
+
+def _other_ways(on: Attacked, rate: float, other: nn.Module | None) -> Sequence[Check]:
+    """Neither a guessed gradient, nor another classifier, nor the features must show more."""
+    found = [
+        Check(
+            "G14 PGD by an estimated gradient beyond PGD, Linf 0.1",
+            on.rate(EstimatedPGD(on.model, "linf", LINF)) - rate,
+            _HALF_POINT,
+            "what differences of the same loss find the gradient did not: it misleads",
+        )
+    ]
+    if other is not None:
+        shown = PGD(other, "linf", LINF, stops=False)
+        found.append(
+            Check(
+                "G8 images made on another classifier beyond PGD, Linf 0.1",
+                on.rate(shown) - rate,
+                _HALF_POINT,
+                "another classifier shows the way better than its own gradients",
+            )
+        )
+    if has_encoder(on.model):
+        found.append(
+            Check(
+                "G15 PGD on the features beyond PGD, Linf 0.1",
+                on.rate(FeaturePGD(on.model, "linf", LINF)) - rate,
+                _HALF_POINT,
+                "the head hides what the features show",
+            )
+        )
+    return found
 
 
 def _distances(on: Attacked) -> Sequence[Check]:

@@ -34,6 +34,7 @@ _HEADER = (
     "clean accuracy", "run",
 )  # fmt: skip
 _PROTOCOLS = ("foolbox1", "strict")
+_NEAREST = "ddn"  # the attack of suite=strong whose pictures show the least that fools
 _EVALUATE = "python src/evaluate.py run=outputs/latest/funn suite=table1"
 _LEGEND = (
     "Success is the share of the images that the classifier gets right (the attacked ones) that "
@@ -111,7 +112,7 @@ def _plots(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> di
 
 
 def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, bytes]:
-    """The game's first, middle and last images, and what DeepFool makes of test images."""
+    """The game's first, middle and last images, and what attacks make of test images."""
     found = {}
     for name, folder in reported_stages(root, results, runs, "adversarial").items():
         paths = sorted((folder / "images").glob("*.png"))
@@ -123,6 +124,10 @@ def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> 
         chosen = result["run"] in runs.values() and result["attack"] == "deepfool_l2"
         if chosen and result["protocol"] == "strict" and path.exists():
             title = f"{result['encoder']}, deepfool_l2, strict: clean, adversarial, difference"
+            found[title] = path.read_bytes()
+        # Of all, to compare: how visible is what fools each classifier?
+        if result["attack"] == _NEAREST and path.exists():
+            title = f"{result['encoder']}, nearest in L2: clean, adversarial, difference"
             found[title] = path.read_bytes()
     return found
 
