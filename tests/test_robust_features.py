@@ -1,5 +1,7 @@
 """The attackers that search for each image, the encoder that resists them, and the margin head."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,13 +13,15 @@ from funn.data import TensorBatches
 from funn.errors import UserError
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder, Head
-from funn.robust_features import RobustTraining, one_cycle
+from funn.objectives import constrained
+from funn.robust_features import LearnedAttacker, RobustTraining, one_cycle
 from funn.sample_attacker import Ball, climb_pixels, read_balls, search
 from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
 
 CPU = TrainerConfig(accelerator="cpu", devices=1)
+OBJECTIVE = partial(constrained, beta=0.01, gamma=5.0)
 IMAGES = torch.rand(30, 1, 8, 8, generator=generator("images"))
 
 
@@ -81,6 +85,30 @@ def test_the_encoder_learns_to_resist(tmp_path, reconstructs):
     )
     if not reconstructs:
         assert module.epoch_extras()["worst_distance"] < 0.8 * first
+
+
+def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
+    """Its generator learns (Eq. 8), its encoder does not; it takes the last share of a batch."""
+    torch.manual_seed(0)
+    defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+    a1 = DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=2)
+    before = {name: value.clone() for name, value in a1.state_dict().items()}
+    module = RobustTraining(
+        ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, 1e-2),
+        balls=[Ball("l2", 1.0, 3)], reconstructs=False, clean_weight=1.0, lr=1e-2, seed=0,
+        probe=IMAGES, log_every=1,
+    )  # fmt: skip
+    attacked = module.attack(module.distance, IMAGES, generator("once"))
+    moved = (attacked - IMAGES).flatten(1).norm(dim=1)
+    assert (moved[0::2] <= 1 + 1e-6).all()
+    assert (moved[1::2] > 1.5).all()  # an untrained A1 makes grey images
+    batches = TensorBatches(IMAGES, torch.zeros(30), 10, 0)
+    first = module.learned.loss(IMAGES, defender, generator("once"))
+    fit(Fit(module, batches, 10), tmp_path, CPU, [], "test")
+    assert module.learned.loss(IMAGES, defender, generator("once")) < first
+    names = {name for name, value in a1.state_dict().items() if not value.equal(before[name])}
+    assert names
+    assert all(name.startswith("generator") for name in names)
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():

@@ -8,14 +8,19 @@ images, and gives no robustness here; a search for each image (Madry et al. 2017
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from funn.build import function
 from funn.checkpoint import load
 from funn.data import ImageData
 from funn.networks import AutoEncoder
+from funn.objectives import mse
+from funn.players import AttackerObjective
 from funn.sample_attacker import Ball, Objective, read_balls, search
 from funn.schema import TrainConfig, at_least, require
 from funn.seeding import generator
@@ -29,11 +34,11 @@ _WARM = 0.3  # of the steps, while the learning rate grows
 class RobustFeatures(Stage):
     """The second phase of `defense=funn_pgd`."""
 
-    keys = ("adversarial", "attacker")
+    keys = ("adversarial", "attacker", "beta", "gamma", "objective")
     sources = (
         "funn.build", "funn.thin_convolution",
         "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
-        "funn.attacks.pgd", "funn.sample_attacker", "funn.robust_features",
+        "funn.attacks.pgd", "funn.sample_attacker", "funn.robust_features", "funn.objectives",
     )  # fmt: skip
 
     def check(self, config: TrainConfig) -> None:
@@ -58,15 +63,27 @@ class RobustFeatures(Stage):
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
     ) -> Fit:
-        """The defender of the init stage, and its encoder once more as the frozen target."""
+        """The defender of the init stage, its encoder once more as the frozen target, and A1."""
         del folder
         assert parent is not None
-        defender = load(parent)["defender"]
+        players = load(parent)
+        attacker, defender = players["attacker"], players["defender"]
+        assert isinstance(attacker.module, AutoEncoder)
         assert isinstance(defender.module, AutoEncoder)
         distance = config.attacker["distance"]
         held_out = data.val if data.val_size else data.train
         module = RobustTraining(
             (defender.spec, defender.module),
+            learned=LearnedAttacker(
+                attacker.spec,
+                attacker.module,
+                partial(
+                    function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
+                ),
+                config.adversarial.attacker_lr,
+            )
+            if config.attacker["network"]
+            else None,
             balls=read_balls(config.attacker["balls"]),
             reconstructs=distance == "reconstruction",
             clean_weight=config.attacker["clean_weight"],
@@ -78,6 +95,34 @@ class RobustFeatures(Stage):
         return Fit.on_images(module, data.train, config.adversarial, config.seed)
 
 
+@dataclass(frozen=True)
+class LearnedAttacker:
+    """A1, the paper's attacker network, as one attacker of several.
+
+    Attributes:
+        spec: the plain numbers that rebuild it.
+        network: A1; its encoder is frozen, its generator learns (Eq. 8).
+        objective: its loss from (perturbation, error), both scalar mse.
+        lr: Adam's learning rate.
+    """
+
+    spec: Spec
+    network: AutoEncoder
+    objective: AttackerObjective
+    lr: float
+
+    def attack(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        """A1(x) of images (N, C, H, W), with a fresh uniform vector for each."""
+        noise = torch.rand((len(x), self.network.noise), generator=draw).to(x)
+        attacked: Tensor = self.network(x, noise)
+        return attacked
+
+    def loss(self, x: Tensor, defender: nn.Module, draw: torch.Generator) -> Tensor:
+        """Eq. 8 on images (N, C, H, W), for a defender that stays as it is."""
+        attacked = self.attack(x, draw)
+        return self.objective(mse(attacked, x), mse(x, defender(attacked)))
+
+
 class RobustTraining(StageModule):
     """Train a defender's encoder on the images that an attacker finds; its generator is frozen.
 
@@ -87,6 +132,7 @@ class RobustTraining(StageModule):
 
     Args:
         defender: D, with its spec.
+        learned: A1, if it takes a share of each batch too.
         balls: where the attacker searches.
         reconstructs: whether the distance is that of images, not of features.
         clean_weight: weight of the clean images' distance.
@@ -102,6 +148,7 @@ class RobustTraining(StageModule):
         self,
         defender: tuple[Spec, AutoEncoder],
         *,
+        learned: LearnedAttacker | None = None,
         balls: Sequence[Ball],
         reconstructs: bool,
         clean_weight: float,
@@ -110,7 +157,14 @@ class RobustTraining(StageModule):
         probe: Tensor,
         log_every: int,
     ) -> None:
-        super().__init__({"defender": defender}, log_every)
+        saved: dict[str, tuple[Spec, nn.Module]] = {"defender": defender}
+        if learned is not None:
+            saved["attacker"] = (learned.spec, learned.network)
+            learned.network.encoder.requires_grad_(False)
+        super().__init__(saved, log_every)
+        self.learned = learned
+        # Lightning trains, moves and saves what is an attribute.
+        self.attacker = None if learned is None else learned.network
         self.automatic_optimization = False
         self.defender = defender[1]
         self.target: nn.Module = copy.deepcopy(self.defender.encoder).requires_grad_(False)
@@ -122,16 +176,27 @@ class RobustTraining(StageModule):
         self.seed = seed
         self.register_buffer("probe", probe, persistent=False)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over the encoder alone."""
-        return torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam over the encoder; if A1 plays on, another over its generator."""
+        optimizers = [torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)]
+        if self.learned is not None:
+            free = self.learned.network.generator.parameters()
+            optimizers.append(torch.optim.Adam(free, lr=self.learned.lr))
+        return optimizers
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Attack images (N, C, H, W) in [0, 1], then take one step of the encoder."""
         x, _ = batch
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
+        found = self.optimizers()
+        optimizer, *others = found if isinstance(found, list) else [found]
         draw = generator(self.seed, "sample", self.current_epoch, batch_idx)
+        terms = {}
+        if self.learned is not None:
+            with self.toggled_optimizer(others[0]):
+                terms["attacker_loss"] = self.learned.loss(x, self.defender, draw)
+                others[0].zero_grad()
+                self.manual_backward(terms["attacker_loss"])
+                others[0].step()
         attacked = self.attack(self.distance, x, draw)
         worst = self.distance(attacked, x).mean()
         clean = self.distance(x, x).mean()
@@ -142,7 +207,8 @@ class RobustTraining(StageModule):
         optimizer.zero_grad()
         self.manual_backward(worst + self.clean_weight * clean)
         optimizer.step()
-        self.record({"attacked_distance": worst, "clean_distance": clean}, batch_idx)
+        terms |= {"attacked_distance": worst, "clean_distance": clean}
+        self.record(terms, batch_idx)
 
     def distance(self, given: Tensor, x: Tensor) -> Tensor:
         """How far what the defender makes of given images is from what it should be, (N,).
@@ -165,9 +231,14 @@ class RobustTraining(StageModule):
 
     def attack(self, objective: Objective, x: Tensor, draw: torch.Generator) -> Tensor:
         """The attacked images (N, C, H, W) of clean ones, by the defender as it is now."""
+        shares = len(self.balls) + (self.learned is not None)
         self.defender.encoder.requires_grad_(False)
-        attacked = search(objective, x, self.balls, draw)
+        attacked = search(objective, x, self.balls, draw, shares)
         self.defender.encoder.requires_grad_(True)
+        if self.learned is not None:
+            mine = slice(len(self.balls), None, shares)
+            with torch.no_grad():
+                attacked[mine] = self.learned.attack(x[mine], draw)
         return attacked
 
     def epoch_extras(self) -> dict[str, float]:

@@ -44,21 +44,29 @@ def read_balls(parts: Sequence[Mapping[str, Any]]) -> list[Ball]:
     return balls
 
 
-def search(objective: Objective, x: Tensor, balls: Sequence[Ball], draw: torch.Generator) -> Tensor:
+def search(
+    objective: Objective,
+    x: Tensor,
+    balls: Sequence[Ball],
+    draw: torch.Generator,
+    shares: int | None = None,
+) -> Tensor:
     """Attack images, each within one of the balls in turn.
 
     Args:
         objective: attacked images and their clean ones, each (N, C, H, W), to what is climbed (N,).
         x: clean images (N, C, H, W) in [0, 1].
-        balls: image i takes ball i modulo their number.
+        balls: image i takes ball i modulo `shares`.
         draw: where the random starts come from.
+        shares: parts of the batch; the number of balls unless there are more, whose images stay
+            clean.
 
     Returns:
         Images (N, C, H, W) in [0, 1], without gradient.
     """
-    attacked = x.clone()
+    attacked, shares = x.clone(), shares or len(balls)
     for first, ball in enumerate(balls):
-        clean = x[first :: len(balls)]
+        clean = x[first::shares]
 
         def climbed(images: Tensor, clean: Tensor = clean) -> Tensor:
             return objective(images, clean)
@@ -67,7 +75,7 @@ def search(objective: Objective, x: Tensor, balls: Sequence[Ball], draw: torch.G
             found = climb_pixels(climbed, clean, round(ball.eps), ball.steps)
         else:
             found = climb(climbed, clean, ball.norm, ball.eps, ball.steps, draw)
-        attacked[first :: len(balls)] = found
+        attacked[first::shares] = found
     return attacked
 
 
