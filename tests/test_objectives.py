@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from funn.objectives import constrained, minimax, mse, printed
+from funn.objectives import constrained, minimax, mse, mse_each, printed
 
 
 def test_mse_is_the_mean_over_pixels_and_batch():
@@ -31,3 +31,15 @@ def test_the_constraint_is_free_of_gradient_when_satisfied(error, slope):
     constrained(torch.tensor(0.02), value, beta=0.01, gamma=5.0).backward()
     assert value.grad is not None
     assert value.grad.item() == pytest.approx(slope)
+
+
+def test_what_one_image_exceeds_makes_up_for_no_other():
+    """Errors of 0 and 0.02 have a mean of beta: the constraint holds of the mean, not of each."""
+    x, restored = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    restored[1] = 0.02**0.5
+    perturbation = torch.zeros(2)
+    assert mse_each(x, restored).tolist() == pytest.approx([0, 0.02])
+    each = constrained(perturbation, mse_each(x, restored), beta=0.01, gamma=5.0)
+    mean = constrained(perturbation.mean(), mse(x, restored), beta=0.01, gamma=5.0)
+    assert each.item() == pytest.approx(5 * 0.01 / 2)
+    assert mean.item() == pytest.approx(0, abs=1e-8)

@@ -94,7 +94,7 @@ def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
     a1 = DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=2)
     before = {name: value.clone() for name, value in a1.state_dict().items()}
     module = RobustTraining(
-        ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, 1e-2),
+        ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, False, 1e-2),
         balls=[Ball("l2", 1.0, 3)], reconstructs=False, clean_weight=1.0, lr=1e-2, seed=0,
         probe=IMAGES, log_every=1,
     )  # fmt: skip

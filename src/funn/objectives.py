@@ -5,7 +5,9 @@ its value 0.07 for a black image only makes sense per pixel). Noise levels (Eq. 
 another unit.
 
 An attacker's objective takes `perturbation = mse(A(x), x)`, the left side of Eq. 4, and
-`error = mse(x, D(A(x)))`, the left side of Eq. 5, and returns the loss to minimise.
+`error = mse(x, D(A(x)))`, the left side of Eq. 5, and returns the loss to minimise. Both are
+scalars, as the equations are written, or `mse_each` of every image: then each image has to keep the
+constraint (`objective=each_image`), and what one image exceeds makes up for no other.
 """
 
 from torch import Tensor
@@ -24,6 +26,11 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().mean()
 
 
+def mse_each(a: Tensor, b: Tensor) -> Tensor:
+    """The same for each image, (N,)."""
+    return (a - b).square().flatten(1).mean(1)
+
+
 def violation(amount: Tensor) -> Tensor:
     """`max(amount, 0)`: a constraint's violation, free of gradient while it is satisfied."""
     return amount.clamp(min=0)
@@ -37,12 +44,12 @@ def constrained(perturbation: Tensor, error: Tensor, *, beta: float, gamma: floa
     the constraint is satisfied": both mean `max(beta - error, 0)`. See `printed` for the other.
 
     Args:
-        perturbation: mse(A(x), x), scalar.
-        error: mse(x, D(A(x))), scalar.
+        perturbation: mse(A(x), x), scalar or (N,).
+        error: mse(x, D(A(x))), of the same shape.
         beta: the least error to force, in units of mse.
         gamma: weight of the penalty.
     """
-    return perturbation + gamma * violation(beta - error)
+    return (perturbation + gamma * violation(beta - error)).mean()
 
 
 def printed(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -> Tensor:
@@ -51,7 +58,7 @@ def printed(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
     Below beta the penalty is 0 and the attacker only learns to reconstruct. Arguments as in
     `constrained`.
     """
-    return perturbation + gamma * violation(error - beta)
+    return (perturbation + gamma * violation(error - beta)).mean()
 
 
 def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -> Tensor:
@@ -61,4 +68,4 @@ def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
     of Eq. 8 for the other constraint. Here beta bounds the perturbation. Arguments as in
     `constrained`.
     """
-    return -error + gamma * violation(perturbation - beta)
+    return (-error + gamma * violation(perturbation - beta)).mean()

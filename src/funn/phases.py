@@ -138,6 +138,7 @@ def _players_fit(
         objective=partial(
             function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
         ),
+        each_image=config.objective["each_image"],
         defender_input=defender_input,
         attacker_lr=settings.attacker_lr,
         defender_lr=settings.defender_lr,

@@ -8,7 +8,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from funn.networks import AutoEncoder
-from funn.objectives import mse
+from funn.objectives import mse, mse_each
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule
 
@@ -30,7 +30,8 @@ class Players(StageModule):
         attacker: A, with its spec (the plain numbers that rebuild it).
         defender: D, with its spec.
         phase: which of the two phases to train.
-        objective: loss of the attacker from (perturbation, error), both scalar mse.
+        objective: loss of the attacker from (perturbation, error), both scalar mse, or (N,).
+        each_image: whether `objective` gets the mse of each image, (N,).
         defender_input: what the defender restores in the init phase, "clean" images or
             "attacked" ones (the other reading of the paper's reference to Eq. 3).
         attacker_lr: Adam's learning rate for A.
@@ -50,6 +51,7 @@ class Players(StageModule):
         *,
         phase: PlayerPhase,
         objective: AttackerObjective,
+        each_image: bool = False,
         defender_input: Literal["clean", "attacked"],
         attacker_lr: float,
         defender_lr: float,
@@ -64,6 +66,7 @@ class Players(StageModule):
         self.defender = defender[1]
         self.phase = phase
         self.objective = objective
+        self.error = mse_each if each_image else mse
         self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
         self.learning_rates = (attacker_lr, defender_lr)
         self.beta = beta
@@ -99,15 +102,15 @@ class Players(StageModule):
     def attacker_terms(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The attacker's loss and, in the adversarial phase, the terms it is made of."""
         attacked = self.attacker(x, noise)
-        perturbation = mse(attacked, x)
         if self.phase == "init":
-            return {"attacker_loss": perturbation}
-        error = mse(x, self.defender(attacked))
+            return {"attacker_loss": mse(attacked, x)}
+        perturbation = self.error(attacked, x)
+        error = self.error(x, self.defender(attacked))
         return {
             "attacker_loss": self.objective(perturbation, error),
-            "perturbation": perturbation,
-            "error": error,
-            "slack": error - self.beta,
+            "perturbation": perturbation.mean(),
+            "error": error.mean(),
+            "slack": error.mean() - self.beta,
         }
 
     def defender_loss(self, x: Tensor, noise: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from funn.build import function
 from funn.checkpoint import load
 from funn.data import ImageData
 from funn.networks import AutoEncoder
-from funn.objectives import mse
+from funn.objectives import mse, mse_each
 from funn.players import AttackerObjective
 from funn.sample_attacker import Ball, Objective, read_balls, search
 from funn.schema import TrainConfig, at_least, require
@@ -80,6 +80,7 @@ class RobustFeatures(Stage):
                 partial(
                     function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
                 ),
+                config.objective["each_image"],
                 config.adversarial.attacker_lr,
             )
             if config.attacker["network"]
@@ -102,13 +103,15 @@ class LearnedAttacker:
     Attributes:
         spec: the plain numbers that rebuild it.
         network: A1; its encoder is frozen, its generator learns (Eq. 8).
-        objective: its loss from (perturbation, error), both scalar mse.
+        objective: see `funn.players.Players`.
+        each_image: see `funn.players.Players`.
         lr: Adam's learning rate.
     """
 
     spec: Spec
     network: AutoEncoder
     objective: AttackerObjective
+    each_image: bool
     lr: float
 
     def attack(self, x: Tensor, draw: torch.Generator) -> Tensor:
@@ -120,7 +123,8 @@ class LearnedAttacker:
     def loss(self, x: Tensor, defender: nn.Module, draw: torch.Generator) -> Tensor:
         """Eq. 8 on images (N, C, H, W), for a defender that stays as it is."""
         attacked = self.attack(x, draw)
-        return self.objective(mse(attacked, x), mse(x, defender(attacked)))
+        error = mse_each if self.each_image else mse
+        return self.objective(error(attacked, x), error(x, defender(attacked)))
 
 
 class RobustTraining(StageModule):
@@ -178,7 +182,9 @@ class RobustTraining(StageModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam over the encoder; if A1 plays on, another over its generator."""
-        optimizers = [torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)
+        ]
         if self.learned is not None:
             free = self.learned.network.generator.parameters()
             optimizers.append(torch.optim.Adam(free, lr=self.learned.lr))
