@@ -155,9 +155,15 @@ def test_no_label_reaches_the_encoder(tmp_path):
     assert not any(key.startswith("head") for key in same)
 
 
-def test_an_attacker_that_does_not_search_is_refused(tmp_path):
-    done = run_command("train.py", "defense=funn_pgd", "attacker=network", *SMALL,
-                       f"output_dir={tmp_path}")  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("defense=funn_pgd attacker=network", "attacker=pgd_feature"),
+        ("defense=adversarial_training head=margin", "add classifier.margin=0"),
+    ],
+)
+def test_what_a_defence_does_not_do_is_refused(tmp_path, typed, says):
+    done = run_command("train.py", *typed.split(), *SMALL, f"output_dir={tmp_path}")
     assert done.returncode != 0
-    assert "attacker=pgd_feature" in done.stderr.splitlines()[-1]
+    assert says in done.stderr.splitlines()[-1]
     assert not (tmp_path / "train").exists()  # before the init stage is trained

@@ -14,7 +14,7 @@ from funn.build import build_module
 from funn.data import ImageData
 from funn.networks import Classifier
 from funn.phases import classifier_spec
-from funn.schema import TrainConfig
+from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
 from funn.stage_module import Spec, StageModule
 from funn.stages import Fit, Stage
@@ -50,6 +50,18 @@ class AdversarialTraining(Stage):
         self.eps = eps
         self.steps = steps
         self.warm_up = warm_up
+
+    def check(self, config: TrainConfig) -> None:
+        """Require a head that learns from images.
+
+        Raises:
+            UserError: for a margin, which is of a head on frozen features.
+        """
+        require(
+            config.classifier.margin == 0,
+            f"classifier.margin={config.classifier.margin} moves frozen features, and here there "
+            "are none: add classifier.margin=0",
+        )
 
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
