@@ -139,6 +139,30 @@ def test_the_strongest_attacks_use_features_and_other_classifiers(outputs):
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
+        ("attack=fgsm suite.images=5", "suite.images=5 has nothing to change: add suite=NAME"),
+        ("-m attack=fgsm,bim attack.eps=0.1", "type attack.eps=choice(0.1)"),
+    ],
+)
+def test_a_key_of_an_option_that_is_not_chosen_yet(tmp_path, typed, says):
+    done = run_command("evaluate.py", *typed.split(), f"run={tmp_path}", f"output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(says)
+
+
+def test_a_sweep_of_attacks_with_a_key_of_each(outputs):
+    done = run_command("evaluate.py", "-m", f"run={outputs}/latest/classic", "attack=fgsm,bim",
+                       "attack.eps=choice(0.07)", "images=10", "logger=csv",
+                       f"output_dir={outputs}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [read(path) for path in (outputs / "eval").glob("classic-*/*/result.json")]
+    assert {each["attack"] for each in found if each["settings"].get("eps") == 0.07} == {
+        "fgsm", "bim",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
         ("run={}/classic suite=strong suite.transfer=/no", "/no does not exist"),
         ("run={}/classic source=bare attack=fgsm", "has no bare classifier"),
         ("run={}/classic source=/no attack=fgsm", "source=/no does not exist"),

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -41,6 +41,28 @@ def run(main: Callable[[], object]) -> None:
         if "override" not in str(error):  # Hydra's answer to group=null
             raise
         _fail(error)
+    except AssertionError as error:
+        typed = _too_early(sys.argv[1:])
+        if "Unexpected type for root" not in str(error) or typed is None:  # OmegaConf's answer
+            raise
+        _fail(UserError(typed))
+
+
+def _too_early(overrides: Sequence[str]) -> str | None:
+    """What to type for a key of a group of which one option is not chosen: none is, or several are.
+
+    Hydra composes the configuration without the groups that are swept before it looks at any job.
+    """
+    chosen = dict(part.split("=", 1) for part in overrides if "=" in part)
+    for key, value in chosen.items():
+        group, dot, _ = key.partition(".")
+        if not dot or "(" in value:
+            continue
+        if "," in chosen.get(group, ""):
+            return f"in a sweep of {group}= type {key}=choice({value})"
+        if group not in chosen and group in ("attack", "suite"):
+            return f"{key}={value} has nothing to change: add {group}=NAME"
+    return None
 
 
 def job(work: Callable[[], object]) -> None:
