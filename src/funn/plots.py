@@ -24,15 +24,17 @@ _LAYOUT = {
     "font": {"color": "#80868f"},  # legible on white and on black
     "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
     "legend": {"orientation": "h", "y": -0.25},
-    "height": 420,
 }
+_HEIGHT, _LINE, _LEGEND = 420, 12, 6  # pixels; of an entry of the legend; entries that take no room
 _GRID = {"gridcolor": "rgba(128,128,128,.3)", "zerolinecolor": "rgba(128,128,128,.5)"}
 
 
 def figure(title: str, x: str, y: str, traces: Sequence[go.Scatter]) -> go.Figure:
     """Lines with titles at the axes."""
     drawn = go.Figure(list(traces))
-    drawn.update_layout(title=title, **_LAYOUT)
+    named = sum(trace.showlegend is not False for trace in traces)
+    height = _HEIGHT + _LINE * max(named - _LEGEND, 0)
+    drawn.update_layout(title=title, height=height, **_LAYOUT)
     drawn.update_xaxes(title=x, **_GRID)
     drawn.update_yaxes(title=y, **_GRID)
     return drawn
@@ -43,7 +45,8 @@ def against_iterations(
 ) -> go.Figure | None:
     """Success of one DeepFool against its iterations, for each encoder and protocol.
 
-    An encoder has one colour, a protocol one dash, and the paper's figures are crosses.
+    An encoder has one colour, and one entry in the legend, which hides and shows all its lines; a
+    protocol has one dash, and the paper's figures are crosses.
     """
     row = Row("", attack, _ITERATIONS, {})
     traces = []
@@ -51,18 +54,21 @@ def against_iterations(
         for result in each_protocol(results, run, row):
             curve = result.get("curve")
             if curve and curve["steps"]:
-                traces.append(_iterations(result, curve, colour))
+                named = any(trace.legendgroup == result["encoder"] for trace in traces)
+                traces.append(_iterations(result, curve, colour, showlegend=not named))
     if not traces:
         return None
     traces += _papers_iterations(attack)
-    title = f"Success of {attack} by iterations"
+    title = f"Success of {attack} by iterations (dotted: foolbox1)"
     drawn = figure(title, "iterations", "share of images fooled", traces)
     drawn.update_xaxes(type="log", dtick=1)
     drawn.update_yaxes(tickformat=".0%", rangemode="tozero")
     return drawn
 
 
-def _iterations(result: Result, curve: Mapping[str, list[float]], colour: str) -> go.Scatter:
+def _iterations(
+    result: Result, curve: Mapping[str, list[float]], colour: str, showlegend: bool
+) -> go.Scatter:
     def ends(shares: list[float]) -> list[float]:
         return [0.0, *shares, shares[-1]]
 
@@ -73,8 +79,10 @@ def _iterations(result: Result, curve: Mapping[str, list[float]], colour: str) -
         x=steps,
         y=ends(curve["tracked"]),
         customdata=ends(curve["verified"]),
-        hovertemplate="%{y:.2%} (verified %{customdata:.2%}) after %{x}",
-        name=f"{result['encoder']}, {result['protocol']}",
+        hovertemplate="%{y:.2%} (verified %{customdata:.2%}) after %{x}, " + result["protocol"],
+        name=result["encoder"],
+        legendgroup=result["encoder"],
+        showlegend=showlegend,
         mode="lines",
         line={"shape": "hv", "dash": dash, "color": colour},
     )

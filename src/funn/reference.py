@@ -13,7 +13,7 @@ from funn.errors import UserError
 from funn.files import replace_file
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_WIDTH, _HEIGHT = 900, 450
+_WIDTH = 900
 # In the README, by a comment before and after: what the report calls them.
 _TABLES = ("headline", "overview", "threats")
 
@@ -52,7 +52,7 @@ def draw(plot: go.Figure, path: Path) -> None:
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise UserError(f"the plots need one of {', '.join(_BROWSERS)}: install it and try again")
-    plot.update_layout(paper_bgcolor="white", height=_HEIGHT, width=_WIDTH, font_color="#333")
+    plot.update_layout(paper_bgcolor="white", width=_WIDTH, font_color="#333")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "plot.html"
         page.write_text(
@@ -61,7 +61,7 @@ def draw(plot: go.Figure, path: Path) -> None:
         )
         subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             f"--user-data-dir={folder}/profile", f"--window-size={_WIDTH},{_HEIGHT}",
+             f"--user-data-dir={folder}/profile", f"--window-size={_WIDTH},{plot.layout.height}",
              "--virtual-time-budget=5000", f"--screenshot={path}", page.as_uri()],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
