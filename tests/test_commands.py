@@ -82,6 +82,7 @@ def defenses(outputs):
     return defenses
 
 
+@pytest.mark.slow
 def test_every_defence_trains_and_can_be_attacked(outputs, defenses):
     for defense in defenses:
         run = outputs / "latest" / defense
@@ -95,6 +96,7 @@ def test_every_defence_trains_and_can_be_attacked(outputs, defenses):
     assert len(weights) == len(defenses) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "source"),
     [
@@ -119,6 +121,7 @@ def test_an_attacker_may_know_nothing_or_all_of_a_defence(outputs, defenses, typ
     assert result["success_rate_undetected"] <= result["success_rate_verified"]
 
 
+@pytest.mark.slow
 def test_the_strongest_attacks_use_features_and_other_classifiers(outputs):
     """Within small radii everything is tried on what is left, another's images first."""
     few = ["deepfool_l2", "deepfool_linf", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero"]
@@ -149,6 +152,7 @@ def test_a_key_of_an_option_that_is_not_chosen_yet(tmp_path, typed, says):
     assert done.stderr.splitlines()[-1].endswith(says)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_attacks_with_a_key_of_each(outputs):
     done = run_command("evaluate.py", "-m", f"run={outputs}/latest/classic", "attack=fgsm,bim",
                        "attack.eps=choice(0.07)", "images=10", "logger=csv",
