@@ -49,7 +49,7 @@ def against_iterations(
     protocol has one dash, and the paper's figures are crosses.
     """
     row = Row("", attack, _ITERATIONS, {})
-    traces = []
+    traces: list[go.Scatter] = []
     for colour, run in zip(cycle(qualitative.Plotly), runs.values(), strict=False):
         for result in each_protocol(results, run, row):
             curve = result.get("curve")
