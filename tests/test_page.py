@@ -60,10 +60,10 @@ def test_the_page_draws_and_its_links_lead_somewhere(outputs, tmp_path):
         assert (page.parent / link).exists(), link
     assert all(source.startswith("data:") for source in links.loaded)
     # The plots are kept for the README too.
-    draw(plotly.io.from_json((outputs / "report/iterations-l2.json").read_text()),
-         tmp_path / "plot.png")  # fmt: skip
+    plot = plotly.io.from_json((outputs / "report/iterations-l2.json").read_text())
+    draw(plot, tmp_path / "plot.png")
     picture = decode_image(str(tmp_path / "plot.png"))
-    assert picture.shape[1:] == (450, 900)
+    assert picture.shape[1:] == (plot.layout.height, 900)
     assert len(picture[:3].flatten(1).unique(dim=1).T) > 20
 
 
