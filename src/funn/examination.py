@@ -74,7 +74,7 @@ def run_extras(
         records = [folder.path / RECORDS for folder in done]
         log.info("%s", worst_case(config, victim, few, root, records))
     if "masking" in suite:
-        transfer = suite["transfer"]
+        transfer = suite.get("transfer")
         other = None if transfer is None else seen_as(victim, transfer).source
         seen = with_thin_convolutions(victim.model)
         found = masking(seen, few, config.batch_size, suite["masking"]["controls"], other)

@@ -57,9 +57,10 @@ def worst_case(
         found(radii, read_table(path), everyone)
     broken: dict[str, dict[float, dict[str, int]]] = {norm: {} for norm in config.suite["cascade"]}
     for norm, part in config.suite["cascade"].items():
+        tried = list(attackers(config.suite, part, victim))
         for eps in sorted(part["radii"]):
             by_attack = broken[norm].setdefault(eps, {})
-            for name, spec, seen in attackers(config.suite, part, victim):
+            for name, spec, seen in tried:
                 left = survivors(radii[norm], eps)
                 if not len(left):
                     break
@@ -91,7 +92,7 @@ def attackers(
     Those that attack another classifier come first, if `suite.transfer` names one; an attack on
     features is left out where there is no encoder.
     """
-    if suite["transfer"] is not None:
+    if suite.get("transfer") is not None:
         other = seen_as(victim, suite["transfer"])
         for name, spec in part["transferred"].items():
             yield f"transferred_{name}", spec, other
