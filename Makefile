@@ -116,8 +116,8 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 	PYTHONPATH=src $(RUN) -m funn.bench
 	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
 
-reference: env ## keep the report's tables under outputs/reference and in the README
-	PYTHONPATH=src $(RUN) -m funn.reference
+reference: env ## keep the report's tables under outputs/reference and in the README (ARGS: only those)
+	PYTHONPATH=src $(RUN) -m funn.reference $(ARGS)
 
 dashboard: env ## save the W&B dashboard (needs a login; ARGS=--dry-run only prints it)
 	@PYTHONPATH=src $(RUN) -m funn.dashboard $(ARGS)

@@ -1,13 +1,17 @@
 """`make reference`: keep the report's tables and plots in outputs/reference and the README."""
 
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io
 
+from funn.cli import run
 from funn.config import ROOT
 from funn.errors import UserError
 from funn.files import replace_file
@@ -16,30 +20,49 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH = 900
 # In the README, by a comment before and after: what the report calls them.
 _TABLES = ("headline", "overview", "threats")
+_PICTURE = r"!\[{}\]\(outputs/reference/{}\.png\)"
 
 
-def main() -> None:
-    """Copy the tables of outputs/report, draw its plots, and show both in README.md."""
+def main(names: Sequence[str] = ()) -> None:
+    """Keep the tables of outputs/report and PNGs of its plots; show both in README.md.
+
+    Args:
+        names: of the tables and plots to renew, and the others stay as they are; none renews
+            everything, and removes what the report no longer has.
+
+    Raises:
+        UserError: for a name that the report does not have.
+    """
     report, reference = ROOT / "outputs" / "report", ROOT / "outputs" / "reference"
+    there = {path.stem: path for end in ("md", "json") for path in report.glob(f"*.{end}")}
+    for name in names:
+        if name not in there:
+            raise UserError(f"{report} has no {name}: give some of {' '.join(sorted(there))}")
+    chosen = {name: there[name] for name in sorted(names or there)}
     reference.mkdir(exist_ok=True)
     for path in reference.iterdir():
-        path.unlink()
-    for path in (*report.glob("*.md"), *report.glob("*.csv"), report / "origin.txt"):
-        shutil.copyfile(path, reference / path.name)
-    plots = {path.stem: plotly.io.from_json(path.read_text()) for path in report.glob("*.json")}
-    for name, plot in sorted(plots.items()):
-        draw(plot, reference / f"{name}.png")
+        if not names or path.stem in names:
+            path.unlink()
     readme = (ROOT / "README.md").read_text()
-    origin = (reference / "origin.txt").read_text()
-    shown = [name for name in _TABLES if (reference / f"{name}.md").exists()]
-    for name in shown:
-        readme = between(readme, name, f"{(reference / f'{name}.md').read_text()}\n{origin}")
-    images = [
-        f"![{plot.layout.title.text}](outputs/reference/{name}.png)"
-        for name, plot in sorted(plots.items())
+    origin = (report / "origin.txt").read_text()
+    titles = {name: title for title, name in re.findall(_PICTURE.format("(.*)", "(.*)"), readme)}
+    for name, path in chosen.items():
+        if path.suffix == ".md":
+            # With each table, since they need not be of one revision.
+            table = f"{path.read_text()}\n{origin}"
+            replace_file(reference / path.name, table.encode())
+            shutil.copyfile(path.with_suffix(".csv"), reference / f"{name}.csv")
+            readme = between(readme, name, table) if name in _TABLES else readme
+        else:
+            plot = plotly.io.from_json(path.read_text())
+            draw(plot, reference / f"{name}.png")
+            titles[name] = plot.layout.title.text
+    pictures = [
+        f"![{titles[name]}](outputs/reference/{name}.png)\n"
+        for name in sorted(titles)
+        if (reference / f"{name}.png").exists()
     ]
-    readme = between(readme, "plots", "\n".join(images) + "\n")
-    replace_file(ROOT / "README.md", readme.encode())
+    replace_file(ROOT / "README.md", between(readme, "plots", "".join(pictures)).encode())
     print(reference)
 
 
@@ -77,4 +100,4 @@ def between(text: str, name: str, block: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda: main(sys.argv[1:]))
