@@ -1,5 +1,6 @@
 """The attackers that search for each image, the encoder that resists them, and the margin head."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from conftest import SMALL, run_command
 
+from funn.aims import Features, Reconstruction
 from funn.checkpoint import load
-from funn.classifier import HeadTraining
+from funn.classifier import HeadTraining, spread
+from funn.contrast import Contrast, Views, most_alike
 from funn.data import TensorBatches
 from funn.errors import UserError
 from funn.fitting import fit
@@ -23,6 +26,8 @@ from funn.stages import Fit
 CPU = TrainerConfig(accelerator="cpu", devices=1)
 OBJECTIVE = partial(constrained, beta=0.01, gamma=5.0)
 IMAGES = torch.rand(30, 1, 8, 8, generator=generator("images"))
+PLACES = torch.arange(30)
+VIEWS = Views(rotation=15, shift=1, scale=0.1)
 
 
 def away(images, clean):
@@ -33,7 +38,7 @@ def away(images, clean):
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("linf", 0.1), ("l0", 7)])
 def test_a_search_ends_on_the_border_of_its_ball(norm, eps):
     middle = 0.25 + IMAGES / 2
-    found = search(away, middle, [Ball(norm, eps, 10)], generator("starts"))
+    found = search(away, middle, middle, [Ball(norm, eps, 10)], generator("starts"))
     moved = (found - middle).flatten(1)
     size = {"l2": moved.norm(dim=1), "linf": moved.abs().amax(1), "l0": (moved != 0).sum(1)}[norm]
     assert torch.allclose(size.float(), torch.tensor(float(eps)), rtol=1e-4)
@@ -43,7 +48,7 @@ def test_a_search_ends_on_the_border_of_its_ball(norm, eps):
 
 def test_each_image_of_a_batch_takes_its_ball_in_turn():
     balls = [Ball("linf", 0.1, 3), Ball("l2", 0.5, 3), Ball("l0", 4, 2)]
-    moved = (search(away, IMAGES, balls, generator("starts")) - IMAGES).flatten(1)
+    moved = (search(away, IMAGES, IMAGES, balls, generator("starts")) - IMAGES).flatten(1)
     assert (moved[0::3].abs().amax(1) <= 0.1 + 1e-6).all()
     assert (moved[1::3].norm(dim=1) <= 0.5 + 1e-6).all()
     assert ((moved[2::3] != 0).sum(1) <= 4).all()
@@ -64,27 +69,89 @@ def test_impossible_balls():
         read_balls([{"norm": "l2", "eps": 0, "steps": 1}])
 
 
-@pytest.mark.parametrize("reconstructs", [False, True])
-def test_the_encoder_learns_to_resist(tmp_path, reconstructs):
-    """The worst distance falls, the generator and the target stay, clean features stay close."""
+@pytest.mark.parametrize("name", ["feature", "reconstruction", "contrast"])
+def test_the_encoder_learns_to_resist(tmp_path, name):
+    """The worst distance falls, and nothing but the encoder moves."""
     torch.manual_seed(0)
-    defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+    # Grey noise is too much alike for a contrast.
+    images = (IMAGES > 0.85).float() if name == "contrast" else IMAGES
+    defender = DenseAutoEncoder((1, 8, 8), [8, 16], 16)
     before = {name: value.clone() for name, value in defender.state_dict().items()}
+    aim = {
+        "feature": Features(defender.encoder),
+        "reconstruction": Reconstruction(),
+        "contrast": Contrast(images, VIEWS, temperature=0.2, neighbours=0),
+    }[name]
+    kept = copy.deepcopy(aim.state_dict())
+    eps, lr, epochs = (0.2, 3e-3, 60) if name == "contrast" else (1.0, 1e-2, 10)
     module = RobustTraining(
-        ({}, defender), balls=[Ball("l2", 1.0, 3)], reconstructs=reconstructs, clean_weight=1.0,
-        lr=1e-2, seed=0, probe=IMAGES, log_every=1,
+        ({}, defender), aim=aim, balls=[Ball("l2", eps, 3)], clean_weight=1.0, lr=lr, seed=0,
+        probe=images, log_every=1,
     )  # fmt: skip
-    first = module.epoch_extras()["worst_distance"]
-    fit(Fit(module, TensorBatches(IMAGES, torch.zeros(30), 10, 0), 10), tmp_path, CPU, [], "test")
+    first = worst(module, images)
+    fit(Fit(module, TensorBatches(images, PLACES, 10, 0), epochs), tmp_path, CPU, [], "test")
     moved = {name for name, value in defender.state_dict().items() if not value.equal(before[name])}
     assert moved
     assert all(name.startswith("encoder") for name in moved)
-    assert all(
-        torch.equal(value, before[f"encoder.{name}"])
-        for name, value in module.target.state_dict().items()
-    )
-    if not reconstructs:
-        assert module.epoch_extras()["worst_distance"] < 0.8 * first
+    assert all(torch.equal(value, kept[key]) for key, value in aim.state_dict().items())
+    # Through an untrained and frozen generator little can be restored.
+    assert worst(module, images) < (1.0 if name == "reconstruction" else 0.8) * first
+
+
+def worst(module, images):
+    """How far off the encoder is on attacked images, by the aim itself."""
+    contest = module.aim.contest(module.defender, images, PLACES, generator("views"))
+    attacked = module.attack(contest, generator("once"))
+    return float(contest.distance(attacked, contest.goals).mean().detach())
+
+
+def test_views_are_turned_shifted_and_scaled_within_their_bounds():
+    """A bright dot lands where the drawn turn, size and shift put it; no change is no view."""
+    image = torch.zeros(200, 1, 29, 29)
+    image[:, :, 14, 22] = 1  # 8 pixels right of the middle
+    assert torch.allclose(Views(0, 0, 0).draw(image, generator("views")), image, atol=1e-5)
+    rows, columns = torch.meshgrid(torch.arange(29.0) - 14, torch.arange(29.0) - 14, indexing="ij")
+    for views, radius, angle, shift in (
+        (Views(15, 0, 0), 0, 15, 0), (Views(0, 2, 0), 0, 0, 2), (Views(0, 0, 0.1), 0.9, 0, 0),
+    ):  # fmt: skip
+        drawn = views.draw(image, generator("views"))[:, 0]
+        mass = drawn.sum((1, 2))
+        down, right = (drawn * rows).sum((1, 2)) / mass, (drawn * columns).sum((1, 2)) / mass
+        if shift:
+            assert shift - 0.2 < (right - 8).abs().max() <= shift + 1e-3
+            assert shift - 0.2 < down.abs().max() <= shift + 1e-3
+        else:
+            turned = torch.atan2(down, right).abs().rad2deg().max()
+            assert angle - 1.5 < turned <= angle + 0.5 if angle else turned < 1e-2
+            changed = (torch.hypot(down, right) - 8).abs().max()
+            assert radius - 0.2 < changed <= radius + 0.05 if radius else changed < 0.1
+
+
+def test_the_other_view_is_of_the_nearest_images():
+    """Features on three rays: each image's mates are those of its own ray."""
+    rays = torch.eye(3).repeat_interleave(4, 0) + 0.1 * torch.rand(12, 3, generator=generator("e"))
+    mates = most_alike(rays, 3, rows=5)
+    assert torch.equal(mates[:, 0], torch.arange(12))
+    assert torch.equal(mates.sort(1).values, (torch.arange(12) // 4 * 4)[:, None] + torch.arange(4))
+    aim = Contrast(IMAGES, Views(0, 0, 0), temperature=1.0, neighbours=1)
+    aim.begin_epoch(torch.nn.Flatten())
+    assert aim.alike.shape == (30, 2)
+    defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+    contest = aim.contest(defender, IMAGES, PLACES, generator("mates"))
+    assert torch.equal(contest.goals, PLACES)
+
+
+def test_the_contrast_is_the_cross_entropy_of_the_right_one():
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5))
+    defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+    defender.encoder = encoder
+    aim = Contrast(IMAGES, Views(0, 0, 0), temperature=0.5, neighbours=0)
+    contest = aim.contest(defender, IMAGES[:2], PLACES[:2], generator("views"))
+    a, b = F.normalize(encoder(IMAGES[:2]), dim=1)
+    cosine = float((a @ b).detach())
+    expected = torch.tensor(1 / 0.5).exp().add(torch.tensor(cosine / 0.5).exp()).log() - 1 / 0.5
+    found = contest.distance(IMAGES[:2], contest.goals)
+    assert torch.allclose(found, expected.expand(2), atol=1e-4)
 
 
 def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
@@ -95,14 +162,15 @@ def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
     before = {name: value.clone() for name, value in a1.state_dict().items()}
     module = RobustTraining(
         ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, False, 1e-2),
-        balls=[Ball("l2", 1.0, 3)], reconstructs=False, clean_weight=1.0, lr=1e-2, seed=0,
-        probe=IMAGES, log_every=1,
+        aim=Features(defender.encoder), balls=[Ball("l2", 1.0, 3)], clean_weight=1.0, lr=1e-2,
+        seed=0, probe=IMAGES, log_every=1,
     )  # fmt: skip
-    attacked = module.attack(module.distance, IMAGES, generator("once"))
+    contest = module.aim.contest(defender, IMAGES, PLACES, generator("once"))
+    attacked = module.attack(contest, generator("once"))
     moved = (attacked - IMAGES).flatten(1).norm(dim=1)
     assert (moved[0::2] <= 1 + 1e-6).all()
     assert (moved[1::2] > 1.5).all()  # an untrained A1 makes grey images
-    batches = TensorBatches(IMAGES, torch.zeros(30), 10, 0)
+    batches = TensorBatches(IMAGES, PLACES, 10, 0)
     first = module.learned.loss(IMAGES, defender, generator("once"))
     fit(Fit(module, batches, 10), tmp_path, CPU, [], "test")
     assert module.learned.loss(IMAGES, defender, generator("once")) < first
@@ -128,6 +196,11 @@ def test_the_margin_head_learns_from_features_nearer_to_a_mistake():
     assert not moved.requires_grad
     losses = [F.cross_entropy(head(each), labels, reduction="none") for each in (features, moved)]
     assert (losses[1] > losses[0]).all()
+
+
+def test_the_unit_of_a_margin_is_the_spread_of_the_features():
+    corners = 7 + 3 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert spread(corners) == pytest.approx(3 * 2**0.5)
 
 
 @pytest.mark.slow
@@ -158,7 +231,12 @@ def test_no_label_reaches_the_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        ("defense=funn_pgd attacker=network", "attacker=pgd_feature"),
+        ("defense=funn_pgd attacker=network", "attacker=pgd_contrast"),
+        ("defense=funn_pgd attacker=mixed attacker.distance=contrast", "type attacker=pgd_contrast"),
+        (
+            "defense=funn_pgd attacker=pgd_contrast attacker.contrast.temperature=0",
+            "attacker.contrast.temperature=0 must be above 0",
+        ),
         ("defense=adversarial_training head=margin", "add classifier.margin=0"),
     ],
 )

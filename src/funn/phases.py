@@ -7,7 +7,7 @@ from typing import Any
 
 from funn.build import build_module, function
 from funn.checkpoint import Saved, load
-from funn.classifier import HeadTraining, encode
+from funn.classifier import HeadTraining, encode, spread
 from funn.data import ImageData, TensorBatches
 from funn.image_grid import ImageGrid
 from funn.networks import AutoEncoder, Classifier
@@ -88,7 +88,7 @@ class ClassifierStage(Stage):
                 classifier.head,
                 (spec, classifier),
                 lr=settings.lr,
-                margin=settings.margin,
+                margin=settings.margin * spread(features),
                 log_every=config.log_every,
             ),
             batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),

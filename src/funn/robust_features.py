@@ -5,7 +5,6 @@ attack and one defender step a batch. What differs is the attacker: A1 is one ne
 images, and gives no robustness here; a search for each image (Madry et al. 2017) does.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from funn.aims import Aim, Contest, Features, Reconstruction, squared
 from funn.build import function
 from funn.checkpoint import load
-from funn.data import ImageData
+from funn.contrast import Contrast, read_contrast
+from funn.data import ImageData, Images
 from funn.networks import AutoEncoder
 from funn.objectives import mse, mse_each
 from funn.players import AttackerObjective
-from funn.sample_attacker import Ball, Objective, read_balls, search
+from funn.sample_attacker import Ball, read_balls, search
 from funn.schema import TrainConfig, at_least, require
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule
@@ -38,7 +39,8 @@ class RobustFeatures(Stage):
     sources = (
         "funn.build", "funn.thin_convolution",
         "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
-        "funn.attacks.pgd", "funn.sample_attacker", "funn.robust_features", "funn.objectives",
+        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.contrast",
+        "funn.robust_features", "funn.objectives",
     )  # fmt: skip
 
     def check(self, config: TrainConfig) -> None:
@@ -49,14 +51,20 @@ class RobustFeatures(Stage):
         """
         require(
             "distance" in config.attacker,
-            "defense=funn_pgd needs an attacker that searches: attacker=pgd_feature, "
+            "defense=funn_pgd needs an attacker that searches: attacker=pgd_contrast, pgd_feature, "
             "pgd_reconstruction or mixed (attacker=network is the paper's: defense=funn)",
         )
         distance = config.attacker["distance"]
         require(
-            distance in ("feature", "reconstruction"),
-            f"attacker.distance={distance} must be feature or reconstruction",
+            distance in ("contrast", "feature", "reconstruction"),
+            f"attacker.distance={distance} must be contrast, feature or reconstruction",
         )
+        if distance == "contrast":
+            require(
+                "contrast" in config.attacker,
+                "attacker.distance=contrast has options of its own: type attacker=pgd_contrast",
+            )
+            read_contrast(config.attacker["contrast"])
         at_least("attacker.clean_weight", config.attacker["clean_weight"], 0)
         read_balls(config.attacker["balls"])
 
@@ -70,10 +78,10 @@ class RobustFeatures(Stage):
         attacker, defender = players["attacker"], players["defender"]
         assert isinstance(attacker.module, AutoEncoder)
         assert isinstance(defender.module, AutoEncoder)
-        distance = config.attacker["distance"]
         held_out = data.val if data.val_size else data.train
         module = RobustTraining(
             (defender.spec, defender.module),
+            aim=self.aim(config, defender.module, data),
             learned=LearnedAttacker(
                 attacker.spec,
                 attacker.module,
@@ -86,14 +94,24 @@ class RobustFeatures(Stage):
             if config.attacker["network"]
             else None,
             balls=read_balls(config.attacker["balls"]),
-            reconstructs=distance == "reconstruction",
             clean_weight=config.attacker["clean_weight"],
             lr=config.adversarial.defender_lr,
             seed=config.seed,
             probe=held_out.floats(_PROBE_IMAGES),
             log_every=config.log_every,
         )
-        return Fit.on_images(module, data.train, config.adversarial, config.seed)
+        # In the place of the labels: where each image is. No label reaches the encoder.
+        images = data.train.images
+        unlabelled = Images(images, torch.arange(len(images)))
+        return Fit.on_images(module, unlabelled, config.adversarial, config.seed)
+
+    def aim(self, config: TrainConfig, defender: AutoEncoder, data: ImageData) -> Aim:
+        """What `attacker.distance` names."""
+        if config.attacker["distance"] == "contrast":
+            return Contrast(data.train.images, **read_contrast(config.attacker["contrast"]))
+        if config.attacker["distance"] == "reconstruction":
+            return Reconstruction()
+        return Features(defender.encoder)
 
 
 @dataclass(frozen=True)
@@ -130,15 +148,11 @@ class LearnedAttacker:
 class RobustTraining(StageModule):
     """Train a defender's encoder on the images that an attacker finds; its generator is frozen.
 
-    The encoder E starts as a copy of the frozen target E0. With distance "feature" the attacker
-    climbs |E(x + d) - E0(x)|^2, and E minimises the same and, weighted, |E(x) - E0(x)|^2; with
-    "reconstruction" it is the paper's error, |x - D(x + d)|^2 and |x - D(x)|^2 (Eq. 3).
-
     Args:
         defender: D, with its spec.
+        aim: what they contend over.
         learned: A1, if it takes a share of each batch too.
         balls: where the attacker searches.
-        reconstructs: whether the distance is that of images, not of features.
         clean_weight: weight of the clean images' distance.
         lr: Adam's learning rate at its highest: it grows, and falls to 0 along a cosine.
         seed: of the starts, drawn from (seed, epoch, batch).
@@ -152,9 +166,9 @@ class RobustTraining(StageModule):
         self,
         defender: tuple[Spec, AutoEncoder],
         *,
+        aim: Aim,
         learned: LearnedAttacker | None = None,
         balls: Sequence[Ball],
-        reconstructs: bool,
         clean_weight: float,
         lr: float,
         seed: int,
@@ -171,10 +185,9 @@ class RobustTraining(StageModule):
         self.attacker = None if learned is None else learned.network
         self.automatic_optimization = False
         self.defender = defender[1]
-        self.target: nn.Module = copy.deepcopy(self.defender.encoder).requires_grad_(False)
+        self.aim = aim
         self.defender.generator.requires_grad_(False)
         self.balls = balls
-        self.reconstructs = reconstructs
         self.clean_weight = clean_weight
         self.lr = lr
         self.seed = seed
@@ -190,9 +203,14 @@ class RobustTraining(StageModule):
             optimizers.append(torch.optim.Adam(free, lr=self.learned.lr))
         return optimizers
 
+    def on_train_epoch_start(self) -> None:
+        """Let the aim prepare, with the encoder as it is now."""
+        super().on_train_epoch_start()
+        self.aim.begin_epoch(self.defender.encoder)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Attack images (N, C, H, W) in [0, 1], then take one step of the encoder."""
-        x, _ = batch
+        """Attack images (N, C, H, W) in [0, 1] at their places (N,); one step of the encoder."""
+        x, places = batch
         found = self.optimizers()
         optimizer, *others = found if isinstance(found, list) else [found]
         draw = generator(self.seed, "sample", self.current_epoch, batch_idx)
@@ -203,9 +221,10 @@ class RobustTraining(StageModule):
                 others[0].zero_grad()
                 self.manual_backward(terms["attacker_loss"])
                 others[0].step()
-        attacked = self.attack(self.distance, x, draw)
-        worst = self.distance(attacked, x).mean()
-        clean = self.distance(x, x).mean()
+        contest = self.aim.contest(self.defender, x, places, draw)
+        attacked = self.attack(contest, draw)
+        worst = contest.distance(attacked, contest.goals).mean()
+        clean = contest.distance(contest.x, contest.goals).mean()
         every = int(self.trainer.num_training_batches)
         progress = (self.current_epoch + batch_idx / every) / max(self.trainer.max_epochs or 1, 1)
         for group in optimizer.param_groups:
@@ -216,30 +235,11 @@ class RobustTraining(StageModule):
         terms |= {"attacked_distance": worst, "clean_distance": clean}
         self.record(terms, batch_idx)
 
-    def distance(self, given: Tensor, x: Tensor) -> Tensor:
-        """How far what the defender makes of given images is from what it should be, (N,).
-
-        Args:
-            given: images (N, C, H, W).
-            x: the clean images of the same shape.
-        """
-        if self.reconstructs:
-            restored: Tensor = self.defender(given)
-            return (restored - x).square().flatten(1).sum(1)
-        return self.feature_distance(given, x)
-
-    def feature_distance(self, given: Tensor, x: Tensor) -> Tensor:
-        """|E(given) - E0(x)|^2 of images (N, C, H, W), (N,)."""
-        with torch.no_grad():
-            target = self.target(x)
-        difference: Tensor = self.defender.encoder(given) - target
-        return difference.square().sum(1)
-
-    def attack(self, objective: Objective, x: Tensor, draw: torch.Generator) -> Tensor:
-        """The attacked images (N, C, H, W) of clean ones, by the defender as it is now."""
-        shares = len(self.balls) + (self.learned is not None)
+    def attack(self, contest: Contest, draw: torch.Generator) -> Tensor:
+        """The attacked images (N, C, H, W) of a contest, by the defender as it is now."""
+        x, shares = contest.x, len(self.balls) + (self.learned is not None)
         self.defender.encoder.requires_grad_(False)
-        attacked = search(objective, x, self.balls, draw, shares)
+        attacked = search(contest.distance, x, contest.goals, self.balls, draw, shares)
         self.defender.encoder.requires_grad_(True)
         if self.learned is not None:
             mine = slice(len(self.balls), None, shares)
@@ -248,16 +248,18 @@ class RobustTraining(StageModule):
         return attacked
 
     def epoch_extras(self) -> dict[str, float]:
-        """The worst distance found on held-out images, in units of the target's own spread.
+        """How far an attacker moves held-out images' features, in units of the features' spread.
 
         A score to choose by that looks at no label: 1 is as far as another image's features.
         """
-        draw = generator(self.seed, "probe")
-        attacked = self.attack(self.feature_distance, self.probe, draw)
+        encoder = self.defender.encoder
         with torch.no_grad():
-            worst = self.feature_distance(attacked, self.probe)
-            spread = 2 * self.target(self.probe).var(0).sum()
-        return {"worst_distance": float(worst.mean() / spread)}
+            clean = encoder(self.probe)
+        own = Contest(self.probe, clean, lambda given, goal: squared(encoder(given), goal))
+        attacked = self.attack(own, generator(self.seed, "probe"))
+        with torch.no_grad():
+            worst = squared(encoder(attacked), clean)
+        return {"worst_distance": float(worst.mean() / (2 * clean.var(0).sum()))}
 
 
 def one_cycle(progress: float, highest: float) -> float:

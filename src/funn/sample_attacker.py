@@ -47,6 +47,7 @@ def read_balls(parts: Sequence[Mapping[str, Any]]) -> list[Ball]:
 def search(
     objective: Objective,
     x: Tensor,
+    goals: Tensor,
     balls: Sequence[Ball],
     draw: torch.Generator,
     shares: int | None = None,
@@ -54,8 +55,10 @@ def search(
     """Attack images, each within one of the balls in turn.
 
     Args:
-        objective: attacked images and their clean ones, each (N, C, H, W), to what is climbed (N,).
+        objective: attacked images (N, C, H, W) and what each is compared with, to what is
+            climbed (N,).
         x: clean images (N, C, H, W) in [0, 1].
+        goals: what each is compared with (N, ...).
         balls: image i takes ball i modulo `shares`.
         draw: where the random starts come from.
         shares: parts of the batch; the number of balls unless there are more, whose images stay
@@ -66,10 +69,10 @@ def search(
     """
     attacked, shares = x.clone(), shares or len(balls)
     for first, ball in enumerate(balls):
-        clean = x[first::shares]
+        clean, mine = x[first::shares], goals[first::shares]
 
-        def climbed(images: Tensor, clean: Tensor = clean) -> Tensor:
-            return objective(images, clean)
+        def climbed(images: Tensor, mine: Tensor = mine) -> Tensor:
+            return objective(images, mine)
 
         if ball.norm == "l0":
             found = climb_pixels(climbed, clean, round(ball.eps), ball.steps)
