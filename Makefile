@@ -1,6 +1,6 @@
 # One interface for people and CI. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help env lock data reproduce demo reproduce-all dashboard test test-slow lint bench reference clean
+.PHONY: help env lock data reproduce demo reproduce-all robust dashboard test test-slow lint bench reference clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -95,6 +95,26 @@ reproduce-all: reproduce ## then every other defence, three seeds and the sweeps
 	$(RUN) src/train.py experiment=lr_sweep $(ARGS)
 	$(RUN) src/train.py -m defense=funn,classic $(ARGS)
 	$(each) $(foreach suite,table2 deepfool_iterations,"run=$(call trained_with,0|1|2) suite=$(suite) images=1000") | $(EVALUATE)
+	$(RUN) src/report.py
+
+# Robust features under the strongest attacks, beside the other rows: with the paper's head, then with
+# one that has a margin. The last training points outputs/latest back at the paper's head.
+ENCODERS := classic funn funn_pgd
+SUPERVISED := defense=adversarial_training model=wide head=margin classifier.margin=0 defense.stages.classifier.eps=2.0
+TRANSFER = suite.transfer=$(LATEST)/classic
+STRONG = suite=strong $(TRANSFER) suite.cascade.l2.radii=[1.5,2.0] suite.cascade.linf.radii=[0.1]
+strong = "run=$(1) $(STRONG)" "run=$(1) attack=deepfool_l2 protocol=foolbox1 images=$(FEWER)" \
+  "run=$(1) suite=features"
+robust: env ## train features that hold without labels, and attack them and others with AutoAttack
+	$(each) defense=funn_pgd "$(SUPERVISED)" defense=denoising defense=classic,funn \
+	  "defense=magnet_classic $(GUARDED)" | $(TRAIN)
+	$(each) $(foreach name,$(ENCODERS) adversarial_training denoising,$(call strong,$(LATEST)/$(name))) \
+	  "run=$(LATEST)/classic suite=masking" \
+	  "run=$(call latest,funn funn_pgd magnet_classic) suite=masking $(TRANSFER)" | $(EVALUATE)
+	$(each) $(foreach name,$(ENCODERS),"defense=$(name) head=margin") | $(TRAIN)
+	$(each) $(foreach name,$(ENCODERS),$(call strong,$(LATEST)/$(name))) \
+	  "run=$(LATEST)/funn_pgd suite=masking $(TRANSFER)" | $(EVALUATE)
+	$(RUN) src/train.py -m defense=$(call sweep,$(ENCODERS)) $(ARGS)
 	$(RUN) src/report.py
 
 test: env ## the fast tests

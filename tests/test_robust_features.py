@@ -232,7 +232,10 @@ def test_no_label_reaches_the_encoder(tmp_path):
     ("typed", "says"),
     [
         ("defense=funn_pgd attacker=network", "attacker=pgd_contrast"),
-        ("defense=funn_pgd attacker=mixed attacker.distance=contrast", "type attacker=pgd_contrast"),
+        (
+            "defense=funn_pgd attacker=mixed attacker.distance=contrast",
+            "type attacker=pgd_contrast",
+        ),
         (
             "defense=funn_pgd attacker=pgd_contrast attacker.contrast.temperature=0",
             "attacker.contrast.temperature=0 must be above 0",
