@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from funn.objectives import constrained, minimax, mse, mse_each, printed
+from funn.errors import UserError
+from funn.objectives import (
+    DualAscent,
+    attacker_objective,
+    constrained,
+    minimax,
+    mse,
+    mse_each,
+    printed,
+)  # fmt: skip
 
 
 def test_mse_is_the_mean_over_pixels_and_batch():
@@ -43,3 +52,27 @@ def test_what_one_image_exceeds_makes_up_for_no_other():
     mean = constrained(perturbation.mean(), mse(x, restored), beta=0.01, gamma=5.0)
     assert each.item() == pytest.approx(5 * 0.01 / 2)
     assert mean.item() == pytest.approx(0, abs=1e-8)
+
+
+def test_a_gamma_that_follows_the_constraint():
+    """It rises by rate * (beta - error) while the error is short of beta, and stops at 0."""
+    objective = DualAscent(beta=0.01, gamma=5.0, rate=100.0)
+    perturbation = torch.tensor(0.02)
+    assert objective(perturbation, torch.tensor(0.004)).item() == pytest.approx(0.02 + 5 * 0.006)
+    assert objective.gamma.item() == pytest.approx(5.6)
+    with torch.no_grad():  # only looking moves nothing
+        objective(perturbation, torch.tensor(0.004))
+    assert objective.gamma.item() == pytest.approx(5.6)
+    objective(perturbation, torch.tensor([0.1, 0.1]))
+    assert objective.gamma.item() == 0
+    assert "gamma" in objective.state_dict()  # a resumed training goes on from it
+
+
+def test_an_objective_is_a_function_or_keeps_a_state():
+    plain = attacker_objective({"_target_": "funn.objectives.constrained"}, beta=0.01, gamma=5.0)
+    error = torch.tensor(0.004)
+    assert plain(error, error).item() == pytest.approx(0.004 + 5 * 0.006)
+    dual = {"_target_": "funn.objectives.DualAscent", "rate": 1.0}
+    assert isinstance(attacker_objective(dual, beta=0.01, gamma=5.0), DualAscent)
+    with pytest.raises(UserError, match="rate=0 must be above 0"):
+        attacker_objective(dual | {"rate": 0}, beta=0.01, gamma=5.0)

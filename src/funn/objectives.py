@@ -10,7 +10,14 @@ scalars, as the equations are written, or `mse_each` of every image: then each i
 constraint (`objective=each_image`), and what one image exceeds makes up for no other.
 """
 
-from torch import Tensor
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funn.build import build, function, locate
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -69,3 +76,48 @@ def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
     `constrained`.
     """
     return (-error + gamma * violation(perturbation - beta)).mean()
+
+
+class DualAscent(nn.Module):
+    """`perturbation + gamma * (beta - error)`, where gamma follows the constraint of Eq. 5.
+
+    The Lagrangian of Eq. 4 and 5, its multiplier raised by `rate * (beta - error)` after each of
+    the attacker's steps and never below 0: it grows until the attacker reaches beta, and falls when
+    it exceeds it. Not in the paper, whose gamma stays.
+
+    Args:
+        beta: the least error to force, in units of mse.
+        gamma: where the multiplier starts.
+        rate: how fast it follows, per unit of mse.
+
+    Raises:
+        ValueError: for a rate that is not above 0.
+    """
+
+    gamma: Tensor
+
+    def __init__(self, beta: float, gamma: float, rate: float) -> None:
+        if not rate > 0:
+            raise ValueError(f"rate={rate} must be above 0")
+        super().__init__()
+        self.beta = beta
+        self.rate = rate
+        self.register_buffer("gamma", torch.tensor(float(gamma)))
+
+    def forward(self, perturbation: Tensor, error: Tensor) -> Tensor:
+        """The loss of one attacker step, before gamma moves. Arguments as in `constrained`."""
+        loss = (perturbation + self.gamma * (self.beta - error)).mean()
+        if torch.is_grad_enabled():
+            rise = self.rate * (self.beta - error.detach().mean())
+            self.gamma = (self.gamma + rise).clamp(min=0)
+        return loss
+
+
+def attacker_objective(
+    spec: Mapping[str, Any], beta: float, gamma: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what `objective.attacker` names, as a function of (perturbation, error)."""
+    if isinstance(locate(spec), type):
+        made: Callable[[Tensor, Tensor], Tensor] = build(spec, beta=beta, gamma=gamma)
+        return made
+    return partial(function(spec), beta=beta, gamma=gamma)

@@ -1,16 +1,16 @@
 """The three stages of the paper's training, as `defense=` files name them."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from funn.build import build_module, function
+from funn.build import build_module
 from funn.checkpoint import Saved, load
 from funn.classifier import HeadTraining, encode, spread
 from funn.data import ImageData, TensorBatches
 from funn.image_grid import ImageGrid
 from funn.networks import AutoEncoder, Classifier
+from funn.objectives import attacker_objective
 from funn.players import PlayerPhase, Players
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
@@ -135,9 +135,7 @@ def _players_fit(
         (attacker.spec, attacker.module),
         (defender.spec, defender.module),
         phase=phase,
-        objective=partial(
-            function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
-        ),
+        objective=attacker_objective(config.objective["attacker"], config.beta, config.gamma),
         each_image=config.objective["each_image"],
         defender_input=defender_input,
         attacker_lr=settings.attacker_lr,

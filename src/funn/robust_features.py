@@ -8,19 +8,17 @@ images, and gives no robustness here; a search for each image (Madry et al. 2017
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from funn.aims import Aim, Contest, Features, Reconstruction, squared
-from funn.build import function
 from funn.checkpoint import load
 from funn.contrast import Contrast, read_contrast
 from funn.data import ImageData, Images
 from funn.networks import AutoEncoder
-from funn.objectives import mse, mse_each
+from funn.objectives import attacker_objective, mse, mse_each
 from funn.players import AttackerObjective
 from funn.sample_attacker import Ball, read_balls, search
 from funn.schema import TrainConfig, at_least, require
@@ -85,9 +83,7 @@ class RobustFeatures(Stage):
             learned=LearnedAttacker(
                 attacker.spec,
                 attacker.module,
-                partial(
-                    function(config.objective["attacker"]), beta=config.beta, gamma=config.gamma
-                ),
+                attacker_objective(config.objective["attacker"], config.beta, config.gamma),
                 config.objective["each_image"],
                 config.adversarial.attacker_lr,
             )
