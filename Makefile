@@ -98,18 +98,17 @@ reproduce-all: reproduce ## then every other defence, three seeds and the sweeps
 	$(RUN) src/report.py
 
 # Robust features under the strongest attacks, beside the other rows: with the paper's head, then with
-# one that has a margin. The last training points outputs/latest back at the paper's head.
+# one that has a margin. The last training points outputs/latest of ENCODERS back at the paper's head.
 ENCODERS := classic funn funn_pgd
 SUPERVISED := defense=adversarial_training model=wide head=margin classifier.margin=0 defense.stages.classifier.eps=2.0
 TRANSFER = suite.transfer=$(LATEST)/classic
 STRONG = suite=strong $(TRANSFER) suite.cascade.l2.radii=[1.5,2.0] suite.cascade.linf.radii=[0.1]
-strong = "run=$(1) $(STRONG)" "run=$(1) attack=deepfool_l2 protocol=foolbox1 images=$(FEWER)" \
-  "run=$(1) suite=features"
+strong = "run=$(1) $(STRONG)" "run=$(1) attack=deepfool_l2 protocol=foolbox1 images=$(FEWER)"
 robust: env ## train features that hold without labels, and attack them and others with AutoAttack
 	$(each) defense=funn_pgd "$(SUPERVISED)" defense=denoising defense=classic,funn \
 	  "defense=magnet_classic $(GUARDED)" | $(TRAIN)
 	$(each) $(foreach name,$(ENCODERS) adversarial_training denoising,$(call strong,$(LATEST)/$(name))) \
-	  "run=$(LATEST)/classic suite=masking" \
+	  "run=$(call latest,$(ENCODERS) denoising) suite=features" "run=$(LATEST)/classic suite=masking" \
 	  "run=$(call latest,funn funn_pgd magnet_classic) suite=masking $(TRANSFER)" | $(EVALUATE)
 	$(each) $(foreach name,$(ENCODERS),"defense=$(name) head=margin") | $(TRAIN)
 	$(each) $(foreach name,$(ENCODERS),$(call strong,$(LATEST)/$(name))) \

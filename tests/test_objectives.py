@@ -63,8 +63,10 @@ def test_a_gamma_that_follows_the_constraint():
     with torch.no_grad():  # only looking moves nothing
         objective(perturbation, torch.tensor(0.004))
     assert objective.gamma.item() == pytest.approx(5.6)
-    objective(perturbation, torch.tensor([0.1, 0.1]))
+    objective(perturbation, torch.tensor(0.1))
     assert objective.gamma.item() == 0
+    with pytest.raises(UserError, match="one gamma for all images"):
+        objective(torch.zeros(2), torch.zeros(2))
     assert "gamma" in objective.state_dict()  # a resumed training goes on from it
 
 

@@ -33,7 +33,7 @@ def root(tmp_path, monkeypatch):
 def test_only_what_is_named_is_renewed(root):
     reference.main(["robust"])
     kept = root / "outputs/reference"
-    assert (kept / "robust.md").read_text() == "report robust\n\nof revision abc\n"
+    assert (kept / "robust.md").read_text() == "report robust\n"
     assert (kept / "robust.csv").read_text() == "report robust\n"
     assert (kept / "overview.md").read_text() == "reference overview\n"
     readme = (root / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_only_what_is_named_is_renewed(root):
 def test_without_names_all_is_of_the_report(root):
     reference.main()
     there = {path.name for path in (root / "outputs/reference").iterdir()}
-    assert there == {"overview.md", "overview.csv", "robust.md", "robust.csv"}
+    assert there == {"overview.md", "overview.csv", "robust.md", "robust.csv", "origin.txt"}
     readme = (root / "README.md").read_text()
     assert "report overview\n\nof revision abc" in readme
     assert "curve.png" not in readme

@@ -134,11 +134,27 @@ def test_the_other_view_is_of_the_nearest_images():
     assert torch.equal(mates[:, 0], torch.arange(12))
     assert torch.equal(mates.sort(1).values, (torch.arange(12) // 4 * 4)[:, None] + torch.arange(4))
     aim = Contrast(IMAGES, Views(0, 0, 0), temperature=1.0, neighbours=1)
-    aim.begin_epoch(torch.nn.Flatten())
-    assert aim.alike.shape == (30, 2)
     defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
-    contest = aim.contest(defender, IMAGES, PLACES, generator("mates"))
-    assert torch.equal(contest.goals, PLACES)
+    aim.begin_epoch(defender.encoder)
+    assert torch.equal(aim.alike, most_alike(defender.encoder(IMAGES).detach(), 1))
+    with pytest.raises(UserError, match="neighbours=30 must be less than the 30 images"):
+        Contrast(IMAGES, VIEWS, temperature=1.0, neighbours=30)
+    # Where all have the same mate, no view is nearer to its own goal than to another: ln N.
+    aim.alike = torch.full((30, 1), 7)
+    contest = aim.contest(defender, IMAGES[:5], PLACES[:5], generator("mates"))
+    assert torch.equal(contest.goals, torch.arange(5))
+    found = contest.distance(IMAGES[:5], contest.goals)
+    assert torch.allclose(found, torch.tensor(5.0).log().expand(5), atol=1e-5)
+    # Where each has another's, it is near that one, which stands in its own place of the batch.
+    aim.alike = (torch.arange(30)[:, None] + 1) % 30
+    contest = aim.contest(defender, IMAGES[:5], PLACES[5:10], generator("mates"))
+    assert torch.allclose(
+        contest.distance(IMAGES[6:11], contest.goals),
+        Contrast(IMAGES, Views(0, 0, 0), temperature=1.0, neighbours=0)
+        .contest(defender, IMAGES[6:11], PLACES[6:11], generator("mates"))
+        .distance(IMAGES[6:11], contest.goals),
+        atol=1e-5,
+    )
 
 
 def test_the_contrast_is_the_cross_entropy_of_the_right_one():

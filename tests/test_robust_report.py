@@ -13,7 +13,8 @@ KEYS = ("seed", "data", "model", "head", "classifier")
 
 
 def about(defense, *options):
-    return {"defense": defense, "settings_trained": declared_training(defense, KEYS, *options)}
+    trained = declared_training(defense, KEYS, *options)
+    return {"defense": defense, "settings_trained": trained, "revision": "abcdefghij"}
 
 
 def test_robust_accuracy_by_encoder_and_radius(root):
@@ -30,11 +31,12 @@ def test_robust_accuracy_by_encoder_and_radius(root):
                           for norm in ("l0", "l2", "linf")})  # fmt: skip
         write_table(root / "eval" / run / FOLDER / RADII, radii)
     table = robust_table(root)
-    assert table.header == ("encoder", "clean accuracy", "L2 1", "L2 1.5", "Linf 0.1", "images")
+    assert table.header == ("encoder", "clean accuracy", "L2 1", "L2 1.5", "Linf 0.1", "images",
+                            "revision")  # fmt: skip
     shown = "50.00 % (25.0 to 75.0)"
     assert table.rows == [
-        ["funn", "90.00 %", shown, "-", shown, "10"],
-        ["funn (head=margin)", "90.00 %", shown, shown, shown, "10"],
+        ["funn", "90.00 %", shown, "-", shown, "10", "abcdefg"],
+        ["funn (head=margin)", "90.00 %", shown, shown, shown, "10", "abcdefg"],
     ]
     curves = robust_curves(root)
     assert set(curves) == {"robust-l0", "robust-l2", "robust-linf"}
@@ -56,7 +58,7 @@ def test_the_headline_says_what_each_defence_withstands_and_costs(root):
     table = headline(root, [])
     none = "-"
     assert table.rows == [
-        ["classic", "0", "90.00 %", none, "0.00 % (0.0 to 100.0)", none, "10", "2.5"],
+        ["classic", "0", "90.00 %", none, "0.00 % (0.0 to 100.0)", none, "10", "2.5", "abcdefg"],
         [
             "funn_pgd (head=margin)",
             "0",
@@ -66,6 +68,7 @@ def test_the_headline_says_what_each_defence_withstands_and_costs(root):
             none,
             "10",
             "2.5",
+            "abcdefg",
         ],
     ]
 
@@ -80,6 +83,7 @@ def test_flagged_checks_are_marked(root):
     assert table.rows == [
         ["G2 zeros", "0.001", "0.25", "0.25 ✗", "blind"],
         ["verdict", "", "passed", "flagged", ""],
+        ["revision", "", "abcdefg", "abcdefg", ""],
     ]
 
 
@@ -88,7 +92,7 @@ def test_uses_of_the_features(root):
     content = {"neighbours": use, "retrieval": use, "probe": use, "images": 5}
     write_json(root / "eval/funn-1/features.json", content | about("funn"))
     table = features_table(root)
-    assert table.rows == [["funn", *["90.00 %", "10.00 %"] * 3, "5"]]
+    assert table.rows == [["funn", *["90.00 %", "10.00 %"] * 3, "5", "abcdefg"]]
     assert table.header[1:3] == ("nearest neighbours", "nearest neighbours, attacked")
 
 

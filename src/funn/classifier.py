@@ -15,7 +15,8 @@ class HeadTraining(StageModule):
         head: (N, F) features to (N, classes) logits.
         saved: the classifier whose head this is, with its spec.
         lr: Adam's learning rate.
-        margin: how far, as an L2 norm, each feature vector is moved up the gradient of the
+        margin: how far, as an L2 norm (`classifier.margin` of the configuration times the
+            features' `spread`), each feature vector is moved up the gradient of the
             cross-entropy before the head learns from it. 0 is the paper's training. No image is
             attacked; only the head sees the labels.
         log_every: batches between two logged points.

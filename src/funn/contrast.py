@@ -38,7 +38,10 @@ class Views:
         # In units of half the image's width and height, as affine_grid wants them.
         height, width = x.shape[2:]
         right, down = 2 * self.shift * right / width, 2 * self.shift * down / height
-        rows = (torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1))
+        rows = (
+            torch.stack([cosine, -sine * height / width, right], 1),
+            torch.stack([sine * width / height, cosine, down], 1),
+        )
         grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)
 
@@ -47,7 +50,7 @@ class Contrast(Aim):
     """Which image of the batch a view comes from, or one much like it.
 
     The attacked view of an image is to be nearer, by the cosine of the features, to another view
-    than to the views of the batch's other images: the cross-entropy of `logits` for the right one.
+    than to the other views that the batch holds: the cross-entropy of `logits` for the right one.
 
     Args:
         images: all training images (N, C, H, W).
@@ -56,10 +59,17 @@ class Contrast(Aim):
         neighbours: the other view is of the image itself, or of one of so many images whose
             features are most like its own, found anew before each epoch (as in NNCLR, Dwibedi et
             al. 2021). 0: always of the image itself.
+
+    Raises:
+        UserError: for more neighbours than there are other images.
     """
 
     def __init__(self, images: Tensor, views: Views, temperature: float, neighbours: int) -> None:
         super().__init__()
+        require(
+            neighbours < len(images),
+            f"attacker.contrast.neighbours={neighbours} must be less than the {len(images)} images",
+        )
         self.images = images
         self.views = views
         self.temperature = temperature
@@ -69,14 +79,15 @@ class Contrast(Aim):
     def begin_epoch(self, encoder: nn.Module) -> None:
         """Find each image's neighbours by the features as they are now."""
         if self.count:
-            self.alike = most_alike(encode(encoder, self.images), self.count)
+            device = next(encoder.parameters()).device
+            self.alike = most_alike(encode(encoder, self.images.to(device)), self.count)
 
     def contest(
         self, defender: AutoEncoder, x: Tensor, places: Tensor, draw: torch.Generator
     ) -> Contest:
         """See `Aim`; the goals are rows of the batch."""
         columns = torch.randint(self.alike.shape[1], (len(x),), generator=draw)
-        mates = to_unit(self.images[self.alike[places.cpu(), columns]]).to(x)
+        mates = to_unit(self.images[self.alike[places.cpu(), columns].cpu()]).to(x)
         views, others = self.views.draw(x, draw), self.views.draw(mates, draw)
         keys = F.normalize(defender.encoder(others), dim=1)
 
@@ -88,7 +99,7 @@ class Contrast(Aim):
 
 
 def most_alike(features: Tensor, count: int, rows: int = 1000) -> Tensor:
-    """Itself and the images whose features are most like each one's, by cosine (N, count + 1).
+    """Each image's likest by the cosine of the features, itself among them (N, count + 1).
 
     Args:
         features: (N, F).

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from funn.metrics import percent
-from funn.origins import minutes, trained_seconds
+from funn.origins import minutes, revision, trained_seconds
 from funn.page import Table
 from funn.paper import TABLE_1
 from funn.results import Result, encoder_changes, find, images_of, titled
@@ -27,6 +27,7 @@ def headline(root: Path, results: Sequence[Result]) -> Table:
     header = (
         "encoder", "seed", "clean accuracy", "fooled by the paper's DeepFool (L2, 50)",
         "robust accuracy, L2 1.5", "robust accuracy, Linf 0.1", "images", "training, minutes",
+        "revision",
     )  # fmt: skip
     return Table("headline", "What each defence withstands, and what it costs", header, rows)
 
@@ -50,4 +51,5 @@ def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> l
         *map(with_interval, cells),
         " / ".join(dict.fromkeys(there)),
         minutes(trained_seconds(root, [parent["path"] for parent in summary["parents"]])),
+        revision(summary),
     ]

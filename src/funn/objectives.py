@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from funn.build import build, function, locate
+from funn.errors import UserError
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
 class DualAscent(nn.Module):
     """`perturbation + gamma * (beta - error)`, where gamma follows the constraint of Eq. 5.
 
-    The Lagrangian of Eq. 4 and 5, its multiplier raised by `rate * (beta - error)` after each of
+    The Lagrangian of Eq. 4 and 5, its multiplier raised by `rate * (beta - error)` with each of
     the attacker's steps and never below 0: it grows until the attacker reaches beta, and falls when
     it exceeds it. Not in the paper, whose gamma stays.
 
@@ -92,6 +93,7 @@ class DualAscent(nn.Module):
 
     Raises:
         ValueError: for a rate that is not above 0.
+        UserError: when called with the errors of single images: one gamma cannot follow them.
     """
 
     gamma: Tensor
@@ -105,10 +107,14 @@ class DualAscent(nn.Module):
         self.register_buffer("gamma", torch.tensor(float(gamma)))
 
     def forward(self, perturbation: Tensor, error: Tensor) -> Tensor:
-        """The loss of one attacker step, before gamma moves. Arguments as in `constrained`."""
-        loss = (perturbation + self.gamma * (self.beta - error)).mean()
+        """The loss of one attacker step, before gamma moves. Both arguments are scalars."""
+        if error.ndim:
+            raise UserError(
+                "objective=dual has one gamma for all images: leave objective.each_image=false"
+            )
+        loss = perturbation + self.gamma * (self.beta - error)
         if torch.is_grad_enabled():
-            rise = self.rate * (self.beta - error.detach().mean())
+            rise = self.rate * (self.beta - error.detach())
             self.gamma = (self.gamma + rise).clamp(min=0)
         return loss
 

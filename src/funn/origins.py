@@ -1,7 +1,8 @@
 """Where the report's numbers come from: revisions, seeds, packages, machines and time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from funn.files import read_json
 from funn.page import Table
@@ -27,6 +28,11 @@ def origin(results: Sequence[Result], command: str) -> str:
     return f"{date}, revision {', '.join(revisions)}, seed {', '.join(seeds) or '-'}."
 
 
+def revision(content: Mapping[str, Any]) -> str:
+    """The revision that a result's content is of, as short as git shows it."""
+    return str(content["revision"])[:_SHORT]
+
+
 def origins_table(root: Path, results: Sequence[Result]) -> Table:
     """A row for each classifier that was attacked: how it was trained, and on what machine.
 
@@ -38,7 +44,7 @@ def origins_table(root: Path, results: Sequence[Result]) -> Table:
         mine = [result for result in results if result["run"] == run]
         parents = mine[-1]["parents"]
         machines = {_machine(result) for result in mine}
-        revisions = {str(result["revision"])[:_SHORT] for result in mine}
+        revisions = {revision(result) for result in mine}
         rows.append(
             [
                 mine[-1]["encoder"],

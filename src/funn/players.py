@@ -42,6 +42,7 @@ class Players(StageModule):
         log_every: batches between two logged points.
     """
 
+    objective: AttackerObjective
     probe: Tensor
 
     def __init__(
@@ -65,7 +66,8 @@ class Players(StageModule):
         self.attacker = attacker[1]
         self.defender = defender[1]
         self.phase = phase
-        self.objective = objective
+        if phase == "adversarial":  # with what state it keeps, and the init phase has none
+            self.objective = objective
         self.error = mse_each if each_image else mse
         self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
         self.learning_rates = (attacker_lr, defender_lr)

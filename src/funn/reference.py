@@ -18,8 +18,9 @@ from funn.files import replace_file
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH = 900
-# In the README, by a comment before and after: what the report calls them.
-_TABLES = ("headline", "overview", "threats")
+# In the README, by a comment before and after: what the report calls them, and whether the report's
+# one line on their origin goes with them (the others name a revision in each row).
+_TABLES = {"headline": False, "overview": True, "threats": True}
 _PICTURE = r"!\[{}\]\(outputs/reference/{}\.png\)"
 
 
@@ -38,25 +39,26 @@ def main(names: Sequence[str] = ()) -> None:
     for name in names:
         if name not in there:
             raise UserError(f"{report} has no {name}: give some of {' '.join(sorted(there))}")
-    chosen = {name: there[name] for name in sorted(names or there)}
-    reference.mkdir(exist_ok=True)
-    for path in reference.iterdir():
-        if not names or path.stem in names:
-            path.unlink()
     readme = (ROOT / "README.md").read_text()
     origin = (report / "origin.txt").read_text()
+    reference.mkdir(exist_ok=True)
+    if not names:
+        replace_file(reference / "origin.txt", origin.encode())
     titles = {name: title for title, name in re.findall(_PICTURE.format("(.*)", "(.*)"), readme)}
-    for name, path in chosen.items():
-        if path.suffix == ".md":
-            # With each table, since they need not be of one revision.
-            table = f"{path.read_text()}\n{origin}"
-            replace_file(reference / path.name, table.encode())
-            shutil.copyfile(path.with_suffix(".csv"), reference / f"{name}.csv")
-            readme = between(readme, name, table) if name in _TABLES else readme
+    for name in sorted(names or there):
+        if there[name].suffix == ".md":
+            table = there[name].read_text()
+            replace_file(reference / f"{name}.md", table.encode())
+            shutil.copyfile(report / f"{name}.csv", reference / f"{name}.csv")
+            if name in _TABLES:
+                readme = between(readme, name, f"{table}\n{origin}" if _TABLES[name] else table)
         else:
-            plot = plotly.io.from_json(path.read_text())
+            plot = plotly.io.from_json(there[name].read_text())
             draw(plot, reference / f"{name}.png")
             titles[name] = plot.layout.title.text
+    for path in reference.iterdir():
+        if not names and path.stem not in (*there, "origin"):
+            path.unlink()
     pictures = [
         f"![{titles[name]}](outputs/reference/{name}.png)\n"
         for name in sorted(titles)

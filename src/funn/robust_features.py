@@ -37,7 +37,7 @@ class RobustFeatures(Stage):
     sources = (
         "funn.build", "funn.thin_convolution",
         "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
-        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.contrast",
+        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.classifier", "funn.contrast",
         "funn.robust_features", "funn.objectives",
     )  # fmt: skip
 
@@ -63,6 +63,7 @@ class RobustFeatures(Stage):
                 "attacker.distance=contrast has options of its own: type attacker=pgd_contrast",
             )
             read_contrast(config.attacker["contrast"])
+            at_least("adversarial.batch_size", config.adversarial.batch_size, 2)
         at_least("attacker.clean_weight", config.attacker["clean_weight"], 0)
         read_balls(config.attacker["balls"])
 
@@ -179,6 +180,7 @@ class RobustTraining(StageModule):
         self.learned = learned
         # Lightning trains, moves and saves what is an attribute.
         self.attacker = None if learned is None else learned.network
+        self.objective = None if learned is None else learned.objective
         self.automatic_optimization = False
         self.defender = defender[1]
         self.aim = aim
@@ -220,7 +222,8 @@ class RobustTraining(StageModule):
         contest = self.aim.contest(self.defender, x, places, draw)
         attacked = self.attack(contest, draw)
         worst = contest.distance(attacked, contest.goals).mean()
-        clean = contest.distance(contest.x, contest.goals).mean()
+        with torch.set_grad_enabled(self.clean_weight > 0):
+            clean = contest.distance(contest.x, contest.goals).mean()
         every = int(self.trainer.num_training_batches)
         progress = (self.current_epoch + batch_idx / every) / max(self.trainer.max_epochs or 1, 1)
         for group in optimizer.param_groups:
@@ -244,7 +247,7 @@ class RobustTraining(StageModule):
         return attacked
 
     def epoch_extras(self) -> dict[str, float]:
-        """How far an attacker moves held-out images' features, in units of the features' spread.
+        """How far an attacker moves a few images' features, in units of the features' spread.
 
         A score to choose by that looks at no label: 1 is as far as another image's features.
         """

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from funn.examination import FEATURES, MASKING
 from funn.files import read_json
 from funn.metrics import percent
+from funn.origins import revision
 from funn.page import Table
 from funn.plots import against_eps
 from funn.results import encoder_changes, titled
@@ -49,10 +50,11 @@ def robust_table(root: Path) -> Table:
                 percent(content["clean_accuracy"]),
                 *(with_interval(cell) for cell in cells),
                 " / ".join(dict.fromkeys(str(cell["images"]) for cell in there)),
+                revision(content),
             ]
         )
-    header = ("encoder", "clean accuracy",
-              *(f"{_NORMS[norm]} {eps:g}" for norm, eps in columns), "images")  # fmt: skip
+    radii = [f"{_NORMS[norm]} {eps:g}" for norm, eps in columns]
+    header = ("encoder", "clean accuracy", *radii, "images", "revision")
     title = "Robust accuracy: share of all images that no attack fools (95 % interval)"
     return Table("robust", title, header, rows)
 
@@ -82,6 +84,7 @@ def masking_table(root: Path) -> Table:
     verdicts = ["flagged" if each["classifier"]["flagged"] else "passed" for each in found.values()]
     if rows:
         rows.append(["verdict", "", *verdicts, ""])
+        rows.append(["revision", "", *map(revision, found.values()), ""])
     header = ("check", "bound", *found, "what a larger figure (✗) means")
     return Table("masking", "Robust, or hidden gradients?", header, rows)
 
@@ -94,12 +97,13 @@ def features_table(root: Path) -> Table:
             encoder,
             *(percent(content[use][when]) for use in uses for when in ("clean", "attacked")),
             str(content["images"]),
+            revision(content),
         ]
         for encoder, content in read(root, FEATURES).items()
     ]
     header = ("encoder", *(f"{title}{', attacked' * (when == 'attacked')}"
                            for title in uses.values() for when in ("clean", "attacked")),
-              "images")  # fmt: skip
+              "images", "revision")  # fmt: skip
     title = "Other uses of the features, learned without labels: accuracy"
     return Table("features", title, header, rows)
 
