@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from conftest import SMALL, run_command
+from lightning.pytorch import Callback
 
 from funn.aims import Features, Reconstruction
 from funn.checkpoint import load
@@ -16,7 +17,7 @@ from funn.data import TensorBatches
 from funn.errors import UserError
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder, Head
-from funn.objectives import constrained
+from funn.objectives import DualAscent, constrained
 from funn.robust_features import LearnedAttacker, RobustTraining, one_cycle
 from funn.sample_attacker import Ball, climb_pixels, read_balls, search
 from funn.schema import TrainerConfig
@@ -193,6 +194,41 @@ def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
     names = {name for name, value in a1.state_dict().items() if not value.equal(before[name])}
     assert names
     assert all(name.startswith("generator") for name in names)
+
+
+class Killed(Callback):
+    """An error at the start of an epoch."""
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 2:
+            raise RuntimeError("killed")
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
+    """With neighbours found anew in each epoch, and an A1 whose gamma follows the constraint."""
+
+    def train(folder, callbacks=()):
+        torch.manual_seed(0)
+        defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
+        a1 = DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=2)
+        dual = DualAscent(beta=0.01, gamma=5.0, rate=10.0)
+        module = RobustTraining(
+            ({}, defender), aim=Contrast(IMAGES, VIEWS, temperature=0.2, neighbours=1),
+            learned=LearnedAttacker({}, a1, dual, False, 1e-2), balls=[Ball("l2", 0.2, 2)],
+            clean_weight=0.0, lr=1e-3, seed=0, probe=IMAGES, log_every=1,
+        )  # fmt: skip
+        batches = TensorBatches(IMAGES, PLACES, 10, 0)
+        fit(Fit(module, batches, 4, callbacks), folder, CPU, [], "test")
+        return torch.nn.ModuleDict({"d": defender, "a1": a1, "dual": dual}).state_dict()
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = train(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "killed", [Killed()])
+    resumed = train(tmp_path / "killed")
+    assert whole["dual.gamma"] != 5
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
