@@ -13,6 +13,7 @@ from funn.feature_uses import feature_uses
 from funn.files import write_json
 from funn.gradient_zeros import gradient_zeros
 from funn.masking_attacks import masking
+from funn.provenance import provenance
 from funn.reconstruction import reconstruction
 from funn.schema import EvaluateConfig
 from funn.stage_folder import StageFolder
@@ -69,7 +70,7 @@ def run_extras(
     """
     first = config.images or suite["images"]
     few = Images(data.test.images[:first], data.test.labels[:first])
-    about = {"images": len(few.labels), **victim.facts}
+    about = {"images": len(few.labels), **victim.facts, **provenance()}
     if "cascade" in suite:
         records = [folder.path / RECORDS for folder in done]
         log.info("%s", worst_case(config, victim, few, root, records))
