@@ -31,7 +31,8 @@ def main(run, norm, eps, images):
     model = with_thin_convolutions(load_classifier(run)).requires_grad_(False)
     start = time.perf_counter()
     attack = AutoAttack(model, norm=NAMES[norm], eps=eps, seed=0, version="standard")
-    theirs = right(model, attack.run_standard_evaluation(x, labels, batch_size=250), labels)
+    adversarials, _ = attack.run_standard_evaluation(x, labels, batch_size=250)
+    theirs = right(model, adversarials, labels)
     middle = time.perf_counter()
     ours = right(model, x, labels)
     for make in (
@@ -42,7 +43,7 @@ def main(run, norm, eps, images):
     ):
         left = torch.nonzero(ours)[:, 0]
         ours[left] = right(model, make(x[left], labels[left]), labels[left])
-        print(type(make).__name__, f"{100 * ours.double().mean():.2f} %", flush=True)
+        print(make.attack, f"{100 * ours.double().mean():.2f} %", flush=True)
     end = time.perf_counter()
     print(
         f"{run} {norm} {eps:g}: the authors' {100 * theirs.double().mean():.2f} % in "
