@@ -29,8 +29,8 @@ def origin(results: Sequence[Result], command: str) -> str:
 
 
 def revision(content: Mapping[str, Any]) -> str:
-    """The revision that a result's content is of, as short as git shows it."""
-    return str(content["revision"])[:_SHORT]
+    """The revision that a result's content is of, as short as git shows it; "-": not recorded."""
+    return str(content.get("revision") or "-")[:_SHORT]
 
 
 def origins_table(root: Path, results: Sequence[Result]) -> Table:
