@@ -20,6 +20,7 @@ h1{line-height:1.2}
 table{border-collapse:collapse;font-size:.85rem}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #8886;text-align:right;white-space:nowrap}
 th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
+td:first-child{white-space:normal;min-width:14rem;overflow-wrap:anywhere}
 thead th{position:sticky;top:0;background:Canvas}
 .interpretation{border-left:.25rem solid #8886;padding-left:.75rem;list-style:none}
 small{opacity:.8}
