@@ -9,10 +9,11 @@ from conftest import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from funn.build import build, function, locate
+from funn.build import build, locate
 from funn.config import check_types, read_config, read_launch, read_trials
 from funn.errors import UserError
 from funn.magnet import MagNet
+from funn.objectives import attacker_objective
 from funn.schema import EvaluateConfig, ReportConfig, TrainConfig
 
 CONF = ROOT / "conf"
@@ -65,9 +66,8 @@ def test_every_training_option_is_valid_and_builds(option, tmp_path):
     data = build(config.data, data_dir=tmp_path)
     model = build(config.model, image_shape=(1, 28, 28), noise=config.attacker["noise"])
     build(config.head, features=model.features, classes=10)
-    loss = function(config.objective["attacker"])(
-        torch.ones(()), torch.ones(()), beta=config.beta, gamma=config.gamma
-    )
+    objective = attacker_objective(config.objective["attacker"], config.beta, config.gamma)
+    loss = objective(torch.ones(()), torch.ones(()))
     assert loss.ndim == 0
     assert data.val_size == 0
     assert set(config.phase.stages or ()) <= {"init", "adversarial", "classifier"}
