@@ -65,7 +65,7 @@ $(each) "run=$(LATEST)/funn suite=table1 images=$(IMAGES)" \
 $(RUN) src/report.py
 endef
 
-reproduce: env ## train, attack and report every row of the paper's tables (about an hour on two cores)
+reproduce: env ## train, attack and report every row of the paper's tables (30 to 60 minutes on two cores)
 	$(tables)
 
 demo: export FUNN_OUTPUT_DIR = $(CURDIR)/outputs/demo
@@ -84,7 +84,7 @@ WHOLE := magnet magnet_classic
 trained_with = $$(grep -lE '"seed": ($(1)),' $(OUT)/train/*/classifier/result.json | xargs -n 1 dirname | xargs -n 1 dirname | paste -sd,)
 
 # The last training finds all finished: it points outputs/latest at the paper's settings again.
-reproduce-all: reproduce ## then every other defence, three seeds and the sweeps (about four hours more)
+reproduce-all: reproduce ## then every other defence, three seeds and the sweeps (three to four hours more)
 	$(each) $(addprefix defense=,$(WHOLE) $(OTHERS) apegan) | $(TRAIN)
 	$(each) "run=$(call latest,$(WHOLE) apegan) source=null,bare suite=table2" \
 	  "run=$(call latest,$(WHOLE)) suite=detector_aware" \
@@ -104,7 +104,7 @@ SUPERVISED := defense=adversarial_training model=wide head=margin classifier.mar
 TRANSFER = suite.transfer=$(LATEST)/classic
 STRONG = suite=strong $(TRANSFER) suite.cascade.l2.radii=[1.5,2.0] suite.cascade.linf.radii=[0.1]
 strong = "run=$(1) $(STRONG)" "run=$(1) attack=deepfool_l2 protocol=foolbox1 images=$(FEWER)"
-robust: env ## train features that hold without labels, and attack them and others with AutoAttack
+robust: env ## train features that hold, without labels, and attack them and others (about 90 minutes)
 	$(each) defense=funn_pgd "$(SUPERVISED)" defense=denoising defense=classic,funn \
 	  "defense=magnet_classic $(GUARDED)" | $(TRAIN)
 	$(each) $(foreach name,$(ENCODERS) adversarial_training denoising,$(call strong,$(LATEST)/$(name))) \
