@@ -11,15 +11,17 @@ import pytest
 import torch
 import torchattacks
 from conftest import run_command
+from filelock import FileLock
 from torch import nn
 
 from funn import victims
-from funn.attacking import attack_parts, merge, parts, predict, run_attack
+from funn.attacking import predict, run_attack
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.data import Images
 from funn.errors import UserError
 from funn.examination import check_extras
 from funn.metrics import iteration_curve, summarize, within_steps
+from funn.parts import attack_parts, lock_of, merge, parts
 from funn.records import read_table
 from funn.synthetic import SyntheticDigits
 
@@ -45,7 +47,7 @@ def labelled(model, images):
 
 def attack_all(attack, folder, images, batch_size=16):
     attack_parts(attack, folder, attack.model, images, batch_size, "test")
-    merge(folder, folder / "records.parquet")
+    merge(folder, folder / "records.parquet", len(images.labels))
     return read_table(folder / "records.parquet").to_pylist()
 
 
@@ -96,7 +98,7 @@ def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp
     images, labels = labelled, labelled.labels
     attack = DeepFool(other, steps=50)
     attack_parts(attack, tmp_path, model, images, 16, "test", source=other)
-    merge(tmp_path, tmp_path / "records.parquet")
+    merge(tmp_path, tmp_path / "records.parquet", len(labels))
     table = read_table(tmp_path / "records.parquet")
     mine, theirs = predict(model, images.floats(), 60), predict(other, images.floats(), 60)
     both = (mine == labels) & (theirs == labels)
@@ -160,12 +162,49 @@ def test_parts_that_are_there_are_not_attacked_again(model, labelled, tmp_path, 
 
     seen = []
     monkeypatch.setattr(
-        "funn.attacking.run_attack",
+        "funn.parts.run_attack",
         lambda *arguments: seen.append(len(arguments[1])) or run_attack(*arguments),
     )
     again = attack_all(attack, tmp_path / "parts", labelled)
     assert seen == [20]
     assert again == whole
+
+
+def test_a_part_that_another_process_attacks_comes_last(model, labelled, tmp_path, monkeypatch):
+    """And is attacked here after all if that process ends without it."""
+    attack = DeepFool(model, steps=20)
+    attack.images_per_part = 20
+    whole = attack_all(attack, tmp_path / "whole", labelled)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    other = FileLock(lock_of(folder / "part-0000000.parquet"))
+    other.acquire()
+    order = []
+
+    def seen(label, x, labels, *rest):
+        order.append(labels[0].item())
+        if len(order) == 2:
+            other.release()
+        return run_attack(label, x, labels, *rest)
+
+    monkeypatch.setattr("funn.parts.run_attack", seen)
+    assert attack_all(attack, folder, labelled) == whole
+    assert order == [labelled.labels[first].item() for first in (20, 40, 0)]
+
+
+def test_what_another_process_has_merged_is_left(model, labelled, tmp_path):
+    attack_parts(DeepFool(model), tmp_path, model, labelled, 16, "test", finished=lambda: True)
+    assert not parts(tmp_path)
+
+
+def test_a_part_that_vanished_is_missed(model, labelled, tmp_path):
+    attack = DeepFool(model, steps=1)
+    attack.images_per_part = 20
+    attack_parts(attack, tmp_path, model, labelled, 16, "test")
+    parts(tmp_path)[1].unlink()
+    with pytest.raises(UserError, match="type the command again"):
+        merge(tmp_path, tmp_path / "records.parquet", 60)
+    assert not (tmp_path / "records.parquet").exists()
 
 
 def test_fewer_iterations_are_read_off_a_longer_run(model, labelled, tmp_path):

@@ -1,80 +1,15 @@
-"""Run an attack over a set of images, part by part, and record what became of each image."""
+"""Run any attack with torchattacks' interface on images, and count what it took."""
 
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from funn.attacks.base import BatchedAttack, untouched
 from funn.attacks.result import AttackResult
-from funn.data import Images, to_unit
-from funn.examples import write_examples
-from funn.records import margins, read_seconds, read_table, records, referee, write_table
-
-# Images attacked, measured and written at a time, unless the attack says: what a kill can cost.
-_PART = 1000
-
-
-def attack_parts(
-    attack: Any,
-    folder: Path,
-    model: nn.Module,
-    images: Images,
-    batch_size: int,
-    label: str,
-    source: nn.Module | None = None,
-) -> None:
-    """Write the records of each part, attacking what an earlier run has not written.
-
-    Args:
-        attack: any attack with torchattacks' interface, on `model`, or on `source`.
-        folder: where the parts lie until they are merged.
-        model: the classifier.
-        images: what to attack.
-        batch_size: most images in one forward pass.
-        label: text of the progress bar.
-        source: the classifier that the attack sees, if not `model` itself: what fools it is then
-            shown to `model`.
-    """
-    judge = referee(model)
-    total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
-    with tqdm(total=total, desc=label, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for first in range(0, total, size):
-            path = folder / f"part-{first:07d}.parquet"
-            labels = images.labels[first : first + size]
-            if not path.exists():
-                start = time.perf_counter()
-                x = to_unit(images.images[first : first + size])
-                predictions = predict(model, x, batch_size)
-                seen = predictions if source is None else predict(source, x, batch_size)
-                result = run_attack(attack, x, labels, seen, batch_size)
-                table = records(judge, first, x, labels, predictions, seen, result)
-                if first == 0:
-                    write_examples(folder / "examples.png", x, result.adversarials)
-                write_table(path, table, seconds=time.perf_counter() - start)
-            bar.update(len(labels))
-
-
-def parts(folder: Path) -> list[Path]:
-    """The parts that lie in a folder, in the order of their images."""
-    return sorted(folder.glob("part-*.parquet"))
-
-
-def merge(folder: Path, path: Path) -> float:
-    """Join the parts in a folder into one file of records.
-
-    Returns:
-        Seconds that all parts took, whichever process attacked them.
-    """
-    write_table(path, pa.concat_tables([read_table(part) for part in parts(folder)]))
-    return sum(read_seconds(part) for part in parts(folder))
+from funn.records import margins
 
 
 def run_attack(

@@ -41,8 +41,8 @@ class StageFolder:
         Raises:
             UserError: if the checkpoint is not the one that result.json speaks of.
         """
-        status, result = read_json(self.path / STATUS), read_json(self.path / RESULT)
-        if result is None or status is None or status.get("state") != "finished":
+        result = read_json(self.path / RESULT)
+        if result is None or self.state() != "finished":
             return None
         if not self.checkpoint.exists() or sha256(self.checkpoint) != result["checkpoint_sha256"]:
             raise UserError(
@@ -50,6 +50,10 @@ class StageFolder:
                 f"{self.path} and run the training command again"
             )
         return result
+
+    def state(self) -> str | None:
+        """What was recorded last: running, finished, failed or interrupted."""
+        return (read_json(self.path / STATUS) or {}).get("state")
 
     def write_status(self, state: str, **more: Any) -> None:
         """Record the state: running, finished, failed or interrupted."""
@@ -69,7 +73,7 @@ class StageFolder:
     def locked(self) -> Iterator[None]:
         """Let one process at a time work on the stage; a killed one's lock frees itself."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = self.lock(".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -80,15 +84,24 @@ class StageFolder:
         finally:
             lock.release()
 
+    def lock(self, name: str) -> FileLock:
+        """A lock in the folder; who holds it may take it again."""
+        return FileLock(self.path / name, is_singleton=True)
+
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Keep status.json true to what happens inside."""
-        self.write_status("running")
+        """Record in status.json how what happens inside ends, if not well."""
         try:
             yield
         except Exception as error:
-            self.write_status("failed", error=str(error), traceback=traceback.format_exc())
+            self._give_up("failed", error=str(error), traceback=traceback.format_exc())
             raise
         except BaseException:  # Ctrl-C, SIGTERM
-            self.write_status("interrupted")
+            self._give_up("interrupted")
             raise
+
+    def _give_up(self, state: str, **more: Any) -> None:
+        with self.locked():
+            # Another process may have finished meanwhile.
+            if self.state() != "finished":
+                self.write_status(state, **more)

@@ -118,6 +118,7 @@ def run_stage(
             forget(folder.path)
         log.info("%s: training in %s", folder.name, folder.path)
         start = time.perf_counter()
+        folder.write_status("running")
         with folder.reporting():
             parts = stage.prepare(
                 config, data, parents[-1].checkpoint if parents else None, folder.path

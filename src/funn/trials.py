@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from funn.attacking import attack_parts, merge, parts
 from funn.build import build, locate
 from funn.data import Images
 from funn.files import read_json, write_json
 from funn.metrics import iteration_curve, noise, percent, summarize, within_steps
+from funn.parts import attack_parts, lock_of, merge, parts
 from funn.provenance import provenance
 from funn.records import read_table
 from funn.schema import EvaluateConfig, Trial
-from funn.stage_folder import RESULT, STATUS, StageFolder
+from funn.stage_folder import RESULT, StageFolder
 from funn.stages import code_hash, modules_behind
 from funn.thin_convolution import with_thin_convolutions
 from funn.victims import Victim
@@ -53,7 +53,10 @@ def run_trial(
     test: Images,
     every: int,
 ) -> None:
-    """Attack test images, of `every` that there are, part by part, or reuse what is finished."""
+    """Attack test images, of `every` that there are, part by part, or reuse what is finished.
+
+    Processes that are at the same trial share its parts. Whoever sees the last one done sums up.
+    """
     with folder.locked():
         if not config.reuse:
             for part in parts(folder.path):
@@ -61,29 +64,44 @@ def run_trial(
         elif finished(folder):
             log.info("%s: reused %s", folder.name, folder.path)
             return
-        with folder.reporting():
-            seen = victim.model if victim.source is None else victim.source
-            attack = build(trial.spec, with_thin_convolutions(seen))
-            attack_parts(
-                attack, folder.path, victim.model, test, config.batch_size, folder.name,
-                victim.source,
-            )  # fmt: skip
-            seconds = merge(folder.path, folder.path / RECORDS)
-            write_json(
-                folder.path / RESULT,
-                {
-                    **figures(folder.path / RECORDS, trial, config),
-                    "test_images": every,
-                    "seconds": round(seconds, 2),
-                    "fingerprint": folder.fingerprint,
-                    **victim.facts,
-                    "config": config.resolved(),
-                    **provenance(),
-                },
-            )
-        folder.write_status("finished")
-        for part in parts(folder.path):
-            part.unlink()
+        folder.write_status("running")
+    with folder.reporting():
+        seen = victim.model if victim.source is None else victim.source
+        attack = build(trial.spec, with_thin_convolutions(seen))
+        attack_parts(
+            attack, folder.path, victim.model, test, config.batch_size, folder.name,
+            victim.source, lambda: finished(folder),
+        )  # fmt: skip
+        with folder.locked():
+            if not finished(folder):
+                _sum_up(trial, folder, config, victim, len(test.labels), every)
+
+
+def _sum_up(
+    trial: Trial,
+    folder: StageFolder,
+    config: EvaluateConfig,
+    victim: Victim,
+    count: int,
+    every: int,
+) -> None:
+    seconds = merge(folder.path, folder.path / RECORDS, count)
+    write_json(
+        folder.path / RESULT,
+        {
+            **figures(folder.path / RECORDS, trial, config),
+            "test_images": every,
+            "seconds": round(seconds, 2),
+            "fingerprint": folder.fingerprint,
+            **victim.facts,
+            "config": config.resolved(),
+            **provenance(),
+        },
+    )
+    folder.write_status("finished")
+    for part in parts(folder.path):
+        part.unlink()
+        lock_of(part).unlink(missing_ok=True)
 
 
 def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
@@ -104,9 +122,8 @@ def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
 
 def finished(folder: StageFolder) -> bool:
     """Whether the trial's records and figures are there."""
-    status = read_json(folder.path / STATUS) or {}
     files = (folder.path / RECORDS).exists() and read_json(folder.path / RESULT) is not None
-    return status.get("state") == "finished" and files
+    return files and folder.state() == "finished"
 
 
 def line(folder: StageFolder) -> str:
