@@ -138,3 +138,17 @@ def test_the_clean_image_draws_by_a_tenth_at_most(network):
     assert torch.equal(FAB(network)._step(x, clean, value, gradient), tenth)
     # Linear, so that a step of eta = 1.05 overshoots by 5 %.
     assert ((none - x) * gradient).sum().item() == pytest.approx(0.105)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_nearest_that_fab_finds_answers_for_every_eps(foolbox, network, norm):
+    images, labels = foolbox["images"].float() / 255, foolbox["labels"]
+    nearest = FAB(network, norm, None, steps=20, targets=3).run(images, labels)
+    noise = (nearest.adversarials - images).flatten(1)
+    length = noise.abs().amax(1) if norm == "linf" else noise.square().sum(1).sqrt()
+    length = length.where(nearest.success, torch.inf)
+    median = length[nearest.success].median().item()
+    for eps in (0.7 * median, median, 1.3 * median):
+        result = FAB(network, norm, eps, steps=20, targets=3).run(images, labels)
+        assert torch.equal(result.success, length <= eps)
+        assert result.success.any() and not result.success.all()

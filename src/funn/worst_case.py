@@ -2,7 +2,8 @@
 
 An adversarial image counts in every norm by its own distance, whichever norm its attack minimised
 or kept to. The budgets ascend, and each attack meets only the images that have withstood all before
-it, at this budget and below: what costs most is run on what is left.
+it, at this budget and below: what costs most is run on what is left. An attack whose `eps` is null
+looks for the nearest adversarial image, which answers for all budgets: it is run at the smallest.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,13 +59,18 @@ def worst_case(
     broken: dict[str, dict[float, dict[str, int]]] = {norm: {} for norm in config.suite["cascade"]}
     for norm, part in config.suite["cascade"].items():
         tried = list(attackers(config.suite, part, victim))
-        for eps in sorted(part["radii"]):
+        for place, eps in enumerate(sorted(part["radii"])):
             by_attack = broken[norm].setdefault(eps, {})
             for name, spec, seen in tried:
                 left = survivors(radii[norm], eps)
                 if not len(left):
                     break
-                trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
+                if spec["eps"] is not None:
+                    trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
+                elif place == 0:
+                    trial = Trial(f"{name}-{norm}", "both", None, {**spec})
+                else:
+                    continue
                 subset = Images(test.images[left], test.labels[left])
                 folder = locate_trial(root / FOLDER, trial, seen, subset)
                 run_trial(trial, folder, config, seen, subset, len(test.labels))

@@ -44,6 +44,8 @@ class APGD(BatchedAttack):
         ValueError: for a value that is out of range.
     """
 
+    images_per_part = 256
+
     def __init__(
         self,
         model: nn.Module,

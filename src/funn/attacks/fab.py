@@ -2,7 +2,8 @@
 
 Follows the authors' code (github.com/fra31/auto-attack, fab_base.py). What differs changes no
 success: each image stops at its first adversarial image within eps, the images that go on are
-packed together, and a point is predicted and linearised in one pass. There is nothing random in it.
+packed together, a point is predicted and linearised in one pass, and the projection looks for its
+zero by Newton's method instead of by sorting. There is nothing random in it.
 """
 
 import torch
@@ -26,6 +27,8 @@ class FAB(BatchedAttack):
         model: images in [0, 1] to logits.
         norm: "l2" or "linf", the norm that each step minimises.
         eps: an adversarial image farther from the clean one than this, in that norm, is no success.
+            None: look on to the end for the nearest. Its way does not depend on eps, so the
+            nearest one answers for every eps at once.
         steps: steps towards each target.
         targets: how many classes are tried, those of the highest logits on the clean image.
         alpha_max: most weight of the step that starts at the clean image.
@@ -36,11 +39,13 @@ class FAB(BatchedAttack):
         ValueError: for a value that is out of range.
     """
 
+    images_per_part = 256
+
     def __init__(
         self,
         model: nn.Module,
         norm: Norm = "l2",
-        eps: float = 0.5,
+        eps: float | None = 0.5,
         steps: int = 100,
         targets: int = 9,
         alpha_max: float = 0.1,
@@ -49,7 +54,7 @@ class FAB(BatchedAttack):
     ) -> None:
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm} must be l2 or linf")
-        if not eps >= 0 or steps < 1 or targets < 1:
+        if not (eps is None or eps >= 0) or steps < 1 or targets < 1:
             raise ValueError("eps must be 0 or more, steps and targets 1 or more")
         if not 0 <= alpha_max <= 1 or not 0 < beta <= 1 or eta < 1:
             raise ValueError("alpha_max and beta must lie in [0, 1], beta above 0, eta 1 or more")
@@ -63,17 +68,19 @@ class FAB(BatchedAttack):
         self.beta = beta
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
-        """Walk towards one target after the other, until an image is fooled.
+        """Walk towards one target after the other, until an image is fooled within eps.
 
         Returns:
             The result; `step` counts the steps towards all targets. A success is the first
-            adversarial image within eps, not the nearest; a failure is returned as the clean image.
+            adversarial image within eps, not the nearest, unless eps is None; a failure is
+            returned as the clean image.
         """
         tally, active = predict_clean(model, images, labels, self.batch_size)
         rivals = nearest_rivals(model, images, labels, active, self.targets, tally, self.batch_size)
         for number in range(rivals.shape[1]):
             self._walk(model, images, labels, rivals[:, number], active, tally, number * self.steps)
-            active = active[~tally.success[active]]
+            if self.eps is not None:
+                active = active[~tally.success[active]]
         return tally.result()
 
     def _walk(
@@ -96,9 +103,11 @@ class FAB(BatchedAttack):
                 logits = model(at)
                 tally.look(batch, logits.detach(), labels[batch])
                 wrong = fooled(logits, labels[batch]) & arrived[batch]
-                hit = wrong & self._within(at.detach() - images[batch])
+                hit = wrong & self._hits(at.detach(), images[batch], tally.adversarials[batch])
                 self._record(tally, batch[hit], at.detach()[hit], before + steps[batch[hit]])
-                on = logits.isfinite().all(1) & (steps[batch] < self.steps) & ~hit
+                on = logits.isfinite().all(1) & (steps[batch] < self.steps)
+                if self.eps is not None:
+                    on &= ~hit
                 back, ahead = on & wrong, on & ~wrong
                 arrived[batch] = ahead
                 clean = images[batch[back]]
@@ -120,9 +129,13 @@ class FAB(BatchedAttack):
         tally.step[rows] = step
         tally.adversarials[rows] = adversarials
 
-    def _within(self, noise: Tensor) -> Tensor:
-        """Whether noise (B, C, H, W) is no larger than eps, bool (B,)."""
-        return _length(noise.flatten(1), self.norm) <= self.eps
+    def _hits(self, x: Tensor, clean: Tensor, found: Tensor) -> Tensor:
+        """Whether x (B, C, H, W) is within eps, or nearer than what was found before, bool (B,).
+
+        Nothing found is the clean image itself.
+        """
+        length, before = (_length((at - clean).flatten(1), self.norm) for at in (x, found))
+        return length <= self.eps if self.eps is not None else (length < before) | (before == 0)
 
     def _step(self, x: Tensor, clean: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         """Go to the linearised boundary, from where one is and a little from the clean image.
@@ -137,9 +150,13 @@ class FAB(BatchedAttack):
             (B, C, H, W) in [0, 1].
         """
         here, origin, slope = x.flatten(1), clean.flatten(1), gradient.flatten(1)
-        to_here = to_plane(here, slope, value, self.norm)
         value_there = value + (slope * (origin - here)).sum(1)
-        to_there = to_plane(origin, slope, value_there, self.norm)
+        to_here, to_there = to_plane(
+            torch.cat((here, origin)),
+            torch.cat((slope, slope)),
+            torch.cat((value, value_there)),
+            self.norm,
+        ).chunk(2)
         near, far = (
             _length(step, self.norm).clamp(min=_FLAT)[:, None] for step in (to_here, to_there)
         )
@@ -164,24 +181,24 @@ def to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor
     Returns:
         (B, D). Where the zero is beyond the box, as far as the box allows.
     """
+    steep = slope.abs()
     way = torch.where(value >= 0, -1, 1)[:, None] * slope.sign()
     room = torch.where(way > 0, 1 - points, points)
-    speed = torch.ones_like(slope)
-    if norm == "l2":
-        speed = slope.abs().where(slope.abs() > _FLAT, 0)
+    speed = steep.where(steep > _FLAT, 0) if norm == "l2" else torch.ones_like(steep)
     limit = torch.where(speed > 0, room / speed, 0)
-    gain = speed * slope.abs()  # how fast the function falls with s until the limit
-    corner, order = limit.sort(dim=1)
-    gain_at = gain.gather(1, order)
-    met = (gain_at * corner).cumsum(1) - gain_at * corner
-    free = gain_at.flip(1).cumsum(1).flip(1)
-    need = value.abs()[:, None]
-    first = (met + free * corner < need).sum(1, keepdim=True)  # corners before the zero
-    possible = first < slope.shape[1]
-    first = first.clamp(max=slope.shape[1] - 1)
-    tiny = torch.finfo(slope.dtype).tiny
-    s = ((need - met.gather(1, first)) / free.gather(1, first).clamp(min=tiny)).clamp(min=0)
-    return way * speed * torch.minimum(s.where(possible, torch.inf), limit)
+    gain = speed * steep  # how fast the function falls with s until the limit
+    whole = (gain * limit)[:, :, None]  # and how far in all
+    gain, need = gain[:, :, None], value.abs()
+    s = torch.zeros_like(need)
+    # The fall is concave in s, so Newton's steps from 0 never pass the zero, and each that is not
+    # the last has passed a corner.
+    while True:
+        free = (limit > s[:, None]).to(points)[:, None]
+        rate, met = (free @ gain)[:, 0, 0], ((1 - free) @ whole)[:, 0, 0]
+        further = torch.where(rate > 0, (need - met) / rate, torch.inf)
+        if not (further > s).any():
+            return way * speed * torch.minimum(s[:, None], limit)
+        s = torch.maximum(s, further)
 
 
 def _difference(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Square(BatchedAttack):
         ValueError: for a value that is out of range.
     """
 
-    images_per_part = 512
+    images_per_part = 256
 
     def __init__(
         self,
@@ -153,16 +153,16 @@ class Square(BatchedAttack):
         if self.norm == "linf":
             side = min(max(side, 1), height, width)
             square = _Window(draws[:, :2], height, width, side)
-            noise = 2 * self.eps * _signs(draws[:, 2:])[:, :, None, None] * square.inside
-            x = (best + noise).clamp(images - self.eps, images + self.eps)
-            return x.clamp(0, 1)
+            clean, noise = square.of(images), 2 * self.eps * _signs(draws[:, 2:])[:, :, None]
+            moved = (square.of(best) + noise).clamp(clean - self.eps, clean + self.eps)
+            return square.put(best.clone(), moved.clamp(0, 1))
         side = max(side, 3)
         side = min(side + 1 - side % 2, height, width)
         noise = self._move_energy(best - images, draws, side)
-        return (images + noise / (_length(noise) + _TINY) * self.eps).clamp(0, 1)
+        return noise.mul_(self.eps / (_length(noise) + _TINY)).add_(images).clamp_(0, 1)
 
     def _move_energy(self, noise: Tensor, draws: Tensor, side: int) -> Tensor:
-        """Empty one window of the noise (B, C, H, W) and put what it held into another one.
+        """Empty one window of the noise (B, C, H, W), in place, into another one.
 
         The other window's noise keeps its direction, to which a pyramid of either sign is added;
         what is left of the ball's radius is put there too.
@@ -170,14 +170,14 @@ class Square(BatchedAttack):
         channels, height, width = noise.shape[1:]
         here = _Window(draws[:, :2], height, width, side)
         there = _Window(draws[:, 2:4], height, width, side)
-        pyramid = here.place(_pyramids(side).to(noise)[(draws[:, 4] > 0.5).long()])
-        new = pyramid * _signs(draws[:, 5:])[:, :, None, None]
-        old = noise * here.inside
+        spare = (self.eps**2 - _energy(noise.flatten(1))).clamp(min=0) / channels
+        old, emptied = here.of(noise), there.of(noise) * ~here.holds(there)[:, None]
+        pyramid = _pyramids(side).to(noise).flatten(1)[(draws[:, 4] > 0.5).long()]
+        new = pyramid[:, None] * _signs(draws[:, 5:])[:, :, None]
         new = new + old / (_energy(old).sqrt() + _TINY)
-        spare = (self.eps**2 - _length(noise).square()).clamp(min=0) / channels
-        held = _energy(noise * torch.maximum(here.inside, there.inside))
-        new = new / (_energy(new).sqrt() + _TINY) * (spare + held).sqrt()
-        return new + noise * (1 - here.inside) * (1 - there.inside)
+        held = _energy(old) + _energy(emptied)
+        new = new / (_energy(new).sqrt() + _TINY) * (spare[:, None] + held).sqrt()
+        return here.put(there.put(noise, torch.zeros_like(emptied)), new)
 
     def _try(
         self,
@@ -218,28 +218,34 @@ class _Window:
         height: of the images.
         width: of the images.
         side: of the window.
-
-    Attributes:
-        inside: 1 in the window, else 0 (B, 1, H, W).
     """
 
     def __init__(self, draws: Tensor, height: int, width: int, side: int) -> None:
         # As the authors do, never in the last row or column: the draw is below 1.
         room = draws.new_tensor([height - side, width - side])
-        corner = (draws * room).long()
-        self._rows = torch.arange(height, device=draws.device) - corner[:, :1]
-        self._columns = torch.arange(width, device=draws.device) - corner[:, 1:]
+        self._corner = (draws * room).long()
         self._side = side
-        rows, columns = ((at >= 0) & (at < side) for at in (self._rows, self._columns))
-        self.inside = (rows[:, :, None] & columns[:, None, :])[:, None].to(draws)
+        steps = torch.arange(side, device=draws.device)
+        offsets = (steps[:, None] * width + steps).flatten()
+        first = self._corner[:, 0] * width + self._corner[:, 1]
+        self._pixels = (first[:, None] + offsets)[:, None]
 
-    def place(self, shapes: Tensor) -> Tensor:
-        """Shapes (B, side, side) where the windows are, else 0 (B, 1, H, W)."""
-        rows = self._rows.clamp(0, self._side - 1)
-        columns = self._columns.clamp(0, self._side - 1)
-        images = torch.arange(len(shapes), device=shapes.device)
-        placed = shapes[images[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return placed[:, None] * self.inside
+    def of(self, images: Tensor) -> Tensor:
+        """The pixels of images (B, C, H, W) inside, (B, C, side * side)."""
+        pixels = self._pixels.expand(-1, images.shape[1], -1)
+        return images.flatten(2).gather(2, pixels)
+
+    def put(self, images: Tensor, pixels: Tensor) -> Tensor:
+        """Write pixels (B, C, side * side) into images (B, C, H, W), in place."""
+        images.view(*images.shape[:2], -1).scatter_(2, self._pixels.expand_as(pixels), pixels)
+        return images
+
+    def holds(self, other: "_Window") -> Tensor:
+        """Which pixels of another window of the same side lie inside too, bool (B, side * side)."""
+        steps = torch.arange(self._side, device=self._corner.device)
+        at = (other._corner - self._corner)[:, :, None] + steps
+        rows, columns = ((at >= 0) & (at < self._side)).unbind(1)
+        return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
 @functools.cache
@@ -280,8 +286,8 @@ def _signs(draws: Tensor) -> Tensor:
 
 
 def _energy(noise: Tensor) -> Tensor:
-    """Sum of squares of each channel (B, C, 1, 1)."""
-    return noise.square().sum((2, 3), keepdim=True)
+    """Sums of squares (..., 1) of (..., D)."""
+    return noise.square().sum(-1, keepdim=True)
 
 
 def _length(noise: Tensor) -> Tensor:
