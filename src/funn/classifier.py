@@ -22,6 +22,8 @@ class HeadTraining(StageModule):
         log_every: batches between two logged points.
     """
 
+    shares_batches = True
+
     def __init__(
         self,
         head: nn.Module,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from funn.errors import UserError
 from funn.networks import ImageShape
+from funn.processes import own_rows
 from funn.seeding import generator
 
 
@@ -47,7 +48,8 @@ class TensorBatches:
     """Batches cut from tensors in memory, in an order drawn from (seed, epoch).
 
     A loader that Lightning accepts as it is. Within an epoch every batch is full: the last
-    partial one is dropped (468 steps of 128 on 60,000 images, as in the paper's rows).
+    partial one is dropped (468 steps of 128 on 60,000 images, as in the paper's rows). Of several
+    processes each gets its own rows of every batch.
 
     Args:
         inputs: (N, ...), uint8 images or float features.
@@ -89,7 +91,9 @@ class TensorBatches:
         # A generator: the order is drawn at the first `next`, after Lightning's `set_epoch`.
         draw = generator(self.seed, "order", self.epoch)
         order = torch.randperm(len(self.inputs), generator=draw)
-        for batch in order.split(self.batch_size)[: len(self)]:
+        mine = own_rows(self.batch_size)
+        for whole in order.split(self.batch_size)[: len(self)]:
+            batch = whole[mine]
             yield to_unit(self.inputs[batch]), self.labels[batch]
 
 

@@ -4,18 +4,24 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from funn.checkpoint import read
+from funn.errors import UserError
 from funn.files import replace_file
+from funn.memory import keep_freed_memory
 from funn.metric_log import MetricLog
 from funn.schema import TrainerConfig
 from funn.stage_module import StageModule
@@ -52,6 +58,7 @@ def fit(
     """
     resume = folder / _RESUME
     epochs_done = read(resume)["epoch"] + 1 if resume.exists() else 0
+    count = _processes(parts, settings, label)
     callbacks: list[Callback] = [
         *parts.callbacks,
         # Not `save_last`: with that the file is only written when a metric improves.
@@ -59,15 +66,18 @@ def fit(
     ]
     progress = sys.stderr.isatty()
     callbacks.append(_ProgressBar(label) if progress else _ProgressLines(label))
-    with warnings.catch_warnings():
+    path = folder / "metrics.csv"
+    with warnings.catch_warnings(), _plain_errors():
         _silence(warnings)
         trainer = Trainer(
             accelerator=settings.accelerator,
-            devices=settings.devices,
+            devices=count,
+            strategy="auto" if count == 1 else _Processes(count, parts.module),
             max_epochs=parts.epochs,
             callbacks=callbacks,
-            logger=[MetricLog(folder / "metrics.csv", epochs_done), *loggers],
-            plugins=[_WholeFiles()],
+            # A logger's connection does not pass to another process.
+            logger=[MetricLog(path, epochs_done), *(loggers if count == 1 else ())],
+            plugins=_plugins(),
             default_root_dir=folder,
             enable_progress_bar=progress,
             enable_model_summary=False,
@@ -75,11 +85,91 @@ def fit(
             num_sanity_val_steps=0,
         )
         trainer.fit(parts.module, parts.batches, ckpt_path=str(resume) if epochs_done else None)
+    if count > 1:
+        _recover(parts.module, MetricLog(path, parts.epochs).rows, epochs_done, loggers)
 
 
 def forget(folder: Path) -> None:
     """Remove the resume file: the stage is finished, or is to start anew."""
     (folder / _RESUME).unlink(missing_ok=True)
+
+
+def _processes(parts: Fit, settings: TrainerConfig, label: str) -> int:
+    """How many processes train.
+
+    Raises:
+        UserError: if there is no such accelerator, or a batch cannot be shared among them.
+    """
+    if settings.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError("torch sees no GPU here: leave out trainer=gpu (trainer.accelerator=cpu)")
+    count, batch = settings.devices, parts.batches.batch_size
+    if count > 1 and not parts.module.shares_batches:
+        log.info("%s: in one process, for its loss compares the images of a whole batch", label)
+        return 1
+    if batch % count:
+        raise UserError(
+            f"batch_size={batch} cannot be shared equally by trainer.devices={count}: "
+            f"give a multiple of {count}"
+        )
+    return count
+
+
+def _plugins() -> list[Any]:
+    # Lightning would ask SLURM to start the job again, and look for its state elsewhere. Ours is
+    # found by its fingerprint, whoever starts the same command again.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [_WholeFiles(), *slurm]
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn a user's mistake in another process into one here."""
+    try:
+        yield
+    except ProcessRaisedException as error:
+        _, found, message = str(error).rpartition(f"{UserError.__module__}.UserError: ")
+        if not found:
+            raise
+        raise UserError(message.strip()) from None
+
+
+def _recover(
+    module: StageModule,
+    rows: Sequence[Mapping[str, Any]],
+    epochs_done: int,
+    loggers: Sequence[Logger],
+) -> None:
+    """Bring here what other processes logged: Lightning brings the weights alone."""
+    for row in rows:
+        numbers = {name: float(value) for name, value in row.items() if value not in ("", None)}
+        step = int(numbers.pop("step"))
+        if numbers["epoch"] > epochs_done:
+            for logger in loggers:
+                logger.log_metrics(numbers, step)
+        ends = {name.removeprefix("epoch/"): v for name, v in numbers.items() if "epoch/" in name}
+        module.epoch_metrics = ends or module.epoch_metrics
+
+
+class _Processes(DDPStrategy):
+    """Processes that train together, each on its share of the processors.
+
+    They are spawned, for then only the training itself runs in all of them: Lightning's other way
+    starts the whole command again in each.
+    """
+
+    def __init__(self, count: int, module: StageModule) -> None:
+        # Of two players that take turns, one leaves the other's parameters unused.
+        alternating = not module.automatic_optimization
+        super().__init__(start_method="spawn", find_unused_parameters=alternating)
+        self.threads = max(torch.get_num_threads() // count, 1)
+
+    def setup_environment(self) -> None:
+        """What the command has done for its own process."""
+        logging.basicConfig(format="%(message)s", level=logging.INFO)
+        _silence(warnings)
+        keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        super().setup_environment()
 
 
 class _ProgressLines(Callback):
@@ -91,6 +181,8 @@ class _ProgressLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         means = ", ".join(f"{name} {value:.5f}" for name, value in pl_module.means().items())
+        if not trainer.is_global_zero:
+            return
         epochs = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         log.info("%s: epoch %s, %s", self.label, epochs, means)
 
@@ -108,7 +200,8 @@ class _ProgressBar(TQDMProgressBar):
 
 def _silence(filters: Any) -> None:
     # Lightning's notes on missing GPUs and its advertisements.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Ours on purpose: in-memory batches need no workers; frozen parts stay in eval mode; the
     # resume file between epochs is whole.
     for message in (

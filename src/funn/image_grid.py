@@ -30,7 +30,7 @@ class ImageGrid(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the picture of this epoch, if it is due."""
         epoch = trainer.current_epoch + 1
-        if epoch % self.every and epoch != trainer.max_epochs:
+        if not trainer.is_global_zero or (epoch % self.every and epoch != trainer.max_epochs):
             return
         assert isinstance(pl_module, Players)
         path = self.folder / f"epoch-{epoch:03d}.png"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from funn.files import replace_file
 
@@ -46,6 +47,7 @@ class MetricLog(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """Nothing: the stage's result.json holds the configuration."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep a row: its epoch (from 1), the number of batches so far, and scalars."""
         row = dict(metrics) | {"epoch": int(metrics["epoch"]), "step": step}
@@ -56,6 +58,7 @@ class MetricLog(Logger):
         if any(name.startswith("epoch/") for name in metrics):
             self.save()
 
+    @rank_zero_only
     def save(self) -> None:
         """Write the file, whole."""
         names = dict.fromkeys([*_PLACE, *(name for row in self.rows for name in row)])

@@ -31,6 +31,7 @@ def attack_parts(
     label: str,
     source: nn.Module | None = None,
     finished: Callable[[], bool] = lambda: False,
+    begins: float = 0.0,
 ) -> None:
     """Write the records of each part, attacking what no other run has written.
 
@@ -46,11 +47,14 @@ def attack_parts(
         source: the classifier that the attack sees, if not `model` itself: what fools it is then
             shown to `model`.
         finished: whether another process has merged all parts.
+        begins: with which part to begin, as a share of the images: processes that begin at
+            different places meet late.
     """
     judge = referee(model)
     total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
     folder.mkdir(parents=True, exist_ok=True)
     waiting, taken = deque(range(0, total, size)), set[int]()
+    waiting.rotate(-int(begins * len(waiting)))
     with tqdm(total=total, desc=label, unit="image", disable=not sys.stderr.isatty()) as bar:
         while waiting:
             first = waiting.popleft()

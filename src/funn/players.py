@@ -9,6 +9,7 @@ from torch import Tensor
 
 from funn.networks import AutoEncoder
 from funn.objectives import mse, mse_each
+from funn.processes import mean_of_all, own_rows, processes
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule
 
@@ -42,6 +43,7 @@ class Players(StageModule):
         log_every: batches between two logged points.
     """
 
+    shares_batches = True
     objective: AttackerObjective
     probe: Tensor
 
@@ -68,6 +70,7 @@ class Players(StageModule):
         self.phase = phase
         if phase == "adversarial":  # with what state it keeps, and the init phase has none
             self.objective = objective
+        self.each_image = each_image
         self.error = mse_each if each_image else mse
         self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
         self.learning_rates = (attacker_lr, defender_lr)
@@ -108,6 +111,8 @@ class Players(StageModule):
             return {"attacker_loss": mse(attacked, x)}
         perturbation = self.error(attacked, x)
         error = self.error(x, self.defender(attacked))
+        if not self.each_image:  # the hinge acts on the mean over the whole batch
+            perturbation, error = mean_of_all(perturbation), mean_of_all(error)
         return {
             "attacker_loss": self.objective(perturbation, error),
             "perturbation": perturbation.mean(),
@@ -129,8 +134,9 @@ class Players(StageModule):
     def noise(self, images: int, draws: int, batch: int) -> Tensor:
         """Uniform [0, 1) vectors (draws, images, noise) that depend on nothing but their place."""
         draw = generator(self.seed, self.phase, self.current_epoch, batch)
-        shape = (draws, images, self.attacker.noise)
-        return torch.rand(shape, generator=draw).to(self.device)
+        rows = images * processes()
+        whole = torch.rand((draws, rows, self.attacker.noise), generator=draw)
+        return whole[:, own_rows(rows)].to(self.device)
 
     @torch.no_grad()
     def epoch_extras(self) -> dict[str, float]:

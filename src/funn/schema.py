@@ -6,6 +6,7 @@ the type.
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,13 @@ class PhaseConfig:
 
 @dataclass
 class TrainerConfig:
-    """What Lightning trains on."""
+    """What Lightning trains on.
+
+    Attributes:
+        accelerator: cpu, gpu, or another that Lightning knows.
+        devices: how many; with more than one each is a process that trains on its share of every
+            batch.
+    """
 
     accelerator: str = MISSING
     devices: int = MISSING
@@ -129,6 +136,7 @@ class EvaluateConfig:
     images: int | None = None
     batch_size: int = MISSING
     reuse: bool = MISSING
+    shard: str | None = None
     data_dir: str = MISSING
     output_dir: str = MISSING
     logger: LoggerConfig = MISSING
@@ -162,8 +170,19 @@ class EvaluateConfig:
                 "printed last, such as outputs/latest/classic",
             )
         at_least("batch_size", self.batch_size, 1)
+        share = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
+        require(
+            share is not None and 1 <= int(share[1]) <= int(share[2]),
+            f"shard={self.shard} must be i/n with i from 1 to n, e.g. shard=1/4",
+        )
         if self.images is not None:
             at_least("images", self.images, 1)
+
+    @property
+    def begins(self) -> float:
+        """Where `shard` begins, as a share of the images."""
+        part, count = (self.shard or "1/1").split("/")
+        return (int(part) - 1) / int(count)
 
     def resolved(self) -> Node:
         """All values as plain dictionaries."""

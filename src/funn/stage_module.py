@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from funn.errors import UserError
+from funn.processes import means_of_all
 from funn.thin_convolution import use_thin_convolutions
 
 Spec = Mapping[str, Any]
@@ -20,7 +21,13 @@ class StageModule(LightningModule):
         saved: the networks that the stage's checkpoint holds, by name, each with the plain
             numbers that rebuild it.
         log_every: batches between two logged points.
+
+    Attributes:
+        shares_batches: whether processes that each train on a share of every batch end where one
+            would: true where the loss is a mean over images, or takes care of what is not.
     """
+
+    shares_batches = False
 
     def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]], log_every: int) -> None:
         super().__init__()
@@ -43,7 +50,8 @@ class StageModule(LightningModule):
         self._batches += 1
         step = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
         if step % self.log_every == 0:
-            self._log({f"batch/{name}": float(value) for name, value in values.items()}, step)
+            means = means_of_all({name: float(value) for name, value in values.items()})
+            self._log({f"batch/{name}": value for name, value in means.items()}, step)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
@@ -67,7 +75,7 @@ class StageModule(LightningModule):
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's batches so far."""
-        return {name: float(value / self._batches) for name, value in self._sums.items()}
+        return means_of_all({name: float(v / self._batches) for name, v in self._sums.items()})
 
     def epoch_extras(self) -> dict[str, float]:
         """Further scalars to measure at the end of an epoch."""

@@ -70,7 +70,7 @@ def run_trial(
         attack = build(trial.spec, with_thin_convolutions(seen))
         attack_parts(
             attack, folder.path, victim.model, test, config.batch_size, folder.name,
-            victim.source, lambda: finished(folder),
+            victim.source, lambda: finished(folder), config.begins,
         )  # fmt: skip
         with folder.locked():
             if not finished(folder):
