@@ -308,3 +308,18 @@ def test_a_suite_that_examines_a_classifier_has_no_other_source():
     check_extras(SimpleNamespace(suite={"attacks": {}}), victim)
     with pytest.raises(UserError, match="leave out source="):
         check_extras(SimpleNamespace(suite={"attacks": {}, "masking": {}}), victim)
+
+
+def test_logits_that_are_not_finite_are_a_wrong_answer():
+    """torch's argmax takes NaN for the largest: label 0 would be right."""
+
+    class Failing(nn.Module):
+        def forward(self, x):
+            logits = torch.zeros(len(x), 10)
+            logits[:, 0] = 1
+            logits[::2, 3] = float("nan")
+            logits[1::4, 3] = float("inf")
+            return logits
+
+    classes = predict(Failing(), torch.zeros(8, 1, 2, 2), 8)
+    assert classes.tolist() == [-1, -1, -1, 0, -1, -1, -1, 0]

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import ROOT, SMALL, run_command
+from soak import soak
 
 from funn.files import sha256
 
@@ -148,3 +149,8 @@ def test_a_killed_suite_goes_on_and_attacks_no_image_twice(tmp_path):
     for one, other in zip(*records, strict=True):
         assert one.parent.name == other.parent.name
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_random_kills_lose_and_change_nothing(tmp_path):
+    """The short form of `python tests/soak.py --kills 50`."""
+    assert soak(3, 1, tmp_path) == []

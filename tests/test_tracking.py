@@ -1,8 +1,11 @@
 """W&B runs, read back from the offline files."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,46 @@ def test_each_stage_and_evaluation_is_one_run_and_a_reused_stage_none(tmp_path):
     evaluation = runs(tmp_path)[3]
     assert evaluation["state"] == "finished"
     assert evaluation["summary"]["fgsm/strict/images"] == 50
+
+
+@contextmanager
+def server(kind):
+    """An address where a W&B server refuses, accepts and never answers, or hangs up at once."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        if kind == "refuses":
+            yield address  # nobody listens
+            return
+        listening.listen(64)
+        kept = []
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                if kind == "hangs":
+                    kept.append(connection)
+                else:
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield address
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs", "drops"])
+def test_a_server_that_does_not_answer_costs_half_a_minute_and_nothing_else(tmp_path, kind):
+    with server(kind) as address:
+        done = run_command(
+            "train.py", *WITH_WANDB, "phase=init", "logger.mode=online", f"output_dir={tmp_path}",
+            WANDB_MODE=None, WANDB_API_KEY="0" * 40, WANDB_BASE_URL=address, HOME=str(tmp_path),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "W&B is out of reach" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = runs(tmp_path)
+    assert run["state"] == "finished"
+    assert "epoch/defender_loss" in run["summary"]

@@ -86,6 +86,12 @@ def counted(model: nn.Module) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return the predicted classes (N,) of images (N, C, H, W)."""
-    batches = [model(batch).argmax(1) for batch in images.split(batch_size) if len(batch)]
-    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)
+    """Return the predicted classes (N,) of images (N, C, H, W); -1 where the logits are not finite.
+
+    torch's argmax takes NaN for the largest.
+    """
+    batches = [torch.zeros(0, dtype=torch.int64, device=images.device)]
+    for batch in images.split(batch_size):
+        logits = model(batch)
+        batches.append(logits.argmax(1).where(logits.isfinite().all(1), -1))
+    return torch.cat(batches)

@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -35,17 +37,22 @@ def run(main: Callable[[], object]) -> None:
         signal.signal(number, _stop)
     try:
         main()
-    except _MISTAKES as error:
-        _fail(error)
-    except ValueError as error:
-        if "override" not in str(error):  # Hydra's answer to group=null
+    except Exception as error:
+        told = mistake(error)
+        if told is None:
             raise
-        _fail(error)
-    except AssertionError as error:
-        typed = _too_early(sys.argv[1:])
-        if "Unexpected type for root" not in str(error) or typed is None:  # OmegaConf's answer
-            raise
-        _fail(UserError(typed))
+        _fail(told)
+
+
+def mistake(error: Exception) -> str | None:
+    """What to tell a user who typed something wrong, on one line; None if the error is ours."""
+    if isinstance(error, _MISTAKES):
+        return one_line(error)
+    # Hydra and OmegaConf have errors of many types for what they cannot put together.
+    where = traceback.extract_tb(error.__traceback__)[-1].filename
+    if {"hydra", "omegaconf"} & set(Path(where).parts):
+        return _too_early(sys.argv[1:]) or f"{one_line(error)} (--cfg job lists the keys)"
+    return None
 
 
 def _too_early(overrides: Sequence[str]) -> str | None:
@@ -79,15 +86,15 @@ def job(work: Callable[[], object]) -> None:
             log.error("job failed: %s", one_line(error))
             raise
         # Leaving here, for Hydra would print the overrides first.
-        _fail(error)
+        _fail(one_line(error))
     except Exception:
         if _in_sweep():
             log.exception("job failed")
         raise
 
 
-def _fail(error: BaseException) -> NoReturn:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+def _fail(told: str) -> NoReturn:
+    print(f"error: {told}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -144,7 +144,7 @@ def check_types(key: str, value: Any, declared: Any) -> None:
     """Require that `value` has the type of the value that a YAML file declares.
 
     Raises:
-        UserError: for another type, an unknown key or a number that is not finite.
+        UserError: for another type, an unknown or missing key, or a number that is not finite.
     """
     if isinstance(declared, Mapping):
         require(isinstance(value, Mapping), f"{key}={value} must be a group of keys")
@@ -152,6 +152,10 @@ def check_types(key: str, value: Any, declared: Any) -> None:
             known = ", ".join(map(str, declared)) or "none"
             require(name in declared, f"unknown key {key}.{name}; known: {known}")
             check_types(f"{key}.{name}", item, declared[name])
+        # A suite may do without some of its attacks; what has a target needs all it was given.
+        if "_target_" in declared or key.partition(".")[0] != "suite":
+            for name in declared:
+                require(name in value, f"{key}.{name} is missing: leave out ~{key}.{name}")
     elif isinstance(declared, list):
         require(isinstance(value, list), f"{key}={value} must be a list such as {declared}")
         for item in value:

@@ -22,8 +22,10 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # a full disk does not say of which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -26,6 +26,7 @@ AXES = {"batch": "trainer/global_step", "epoch": "epoch", "curve": "curve/iterat
 # The keys of the pictures of the game, and of the table of attacks.
 IMAGES = "clean, attacked, restored, clean restored"
 EVALUATED = "attacks"
+_PATIENCE = 30.0  # seconds
 _ORIGIN = ("run", "defense", "source", "attack", "protocol")
 _FIGURES = (
     "success_rate", "success_rate_verified", "noise_level", "noise_level_verified", "median_l2",
@@ -172,7 +173,10 @@ def _open(
         "group": launch.group,
         "job_type": job_type,
         "config": dict(config),
-        "settings": wandb.Settings(console="off", x_disable_stats=True, silent=True),
+        # A server that accepts and never answers would hold up the work for a minute and a half.
+        "settings": wandb.Settings(
+            console="off", x_disable_stats=True, silent=True, init_timeout=_PATIENCE
+        ),
     }
     mode = _mode(settings.mode)
     try:

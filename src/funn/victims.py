@@ -153,5 +153,7 @@ def check(victim: Victim, images: Tensor, labels: Tensor) -> None:
             f"{victim.name} gives outputs {tuple(logits.shape)}, not ({len(images)}, "
             f"{classes} classes or more)"
         )
+    if not bool(logits.isfinite().all()):
+        raise UserError(f"{victim.name} gives outputs that are not finite numbers")
     if bool((logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4):
         raise UserError(f"{victim.name} gives probabilities: return the logits before the softmax")
