@@ -24,6 +24,7 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     for run, facts, radii in (
         ("funn-1", about("funn"), {"1": cell}),
         ("funn-2", about("funn", "head=margin"), {"1": cell, "1.5": cell}),
+        ("funn-3", about("funn", "seed=1"), {"1": cell}),
     ):
         content = {"l2": radii, "linf": {"0.1": cell}, "clean_accuracy": 0.9, **facts}
         write_json(root / "eval" / run / FOLDER / SUMMARY, content)
@@ -37,8 +38,9 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     assert table.rows == [
         ["funn", "90.00 %", shown, "-", shown, "10", "abcdefg"],
         ["funn (head=margin)", "90.00 %", shown, shown, shown, "10", "abcdefg"],
+        ["funn (seed=1)", "90.00 %", shown, "-", shown, "10", "abcdefg"],
     ]
-    curves = robust_curves(root)
+    curves = robust_curves(root)  # of one seed
     assert set(curves) == {"robust-l0", "robust-l2", "robust-linf"}
     assert len(curves["robust-l2"].data) == 2
 

@@ -15,6 +15,7 @@ from funn.paper import ITERATIONS, TABLE_1, Row
 from funn.results import Result, each_protocol
 from funn.robustness_curve import curve, eps_at, largest
 
+_DASHES = ("solid", "dash", "dot")  # of the lines when the colours have run out
 _ITERATIONS = 1000  # the most that the paper speaks of
 
 _LAYOUT = {
@@ -157,7 +158,8 @@ def against_eps(defenses: Mapping[str, ArrayLike], norm: str) -> go.Figure | Non
     # All end together, so that a curve that has come to its end is seen to stay there.
     end = max(largest(found) for found in drawn.values())
     traces = []
-    for colour, (name, found) in zip(cycle(qualitative.Plotly), drawn.items(), strict=False):
+    looks = [(colour, dash) for dash in _DASHES for colour in qualitative.Plotly]
+    for (colour, dash), (name, found) in zip(cycle(looks), drawn.items(), strict=False):
         eps, accuracy = curve(found, end)
         half = eps_at(found)
         traces.append(
@@ -167,7 +169,7 @@ def against_eps(defenses: Mapping[str, ArrayLike], norm: str) -> go.Figure | Non
                 name=name if half is None else f"{name} (50 % at {half:.3g})",
                 hovertemplate="%{y:.2%} at %{x:.4g}",
                 mode="lines",
-                line={"shape": "hv", "color": colour},
+                line={"shape": "hv", "color": colour, "dash": dash},
             )
         )
     title = f"Robust accuracy by {norm} distance"

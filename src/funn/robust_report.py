@@ -109,10 +109,14 @@ def features_table(root: Path) -> Table:
 
 
 def robust_curves(root: Path) -> dict[str, go.Figure]:
-    """Robust accuracy against eps of every encoder, by the name of the figure's place."""
+    """Robust accuracy against eps of every encoder, by the name of the figure's place.
+
+    Of several seeds the tables speak; here they would hide each other.
+    """
     radii = {
         encoder: read_radii(content["folder"] / RADII)
         for encoder, content in read(root, f"{FOLDER}/{SUMMARY}").items()
+        if not any(change.startswith("seed=") for change in encoder_changes(content))
     }
     drawn = {
         f"robust-{norm}": against_eps({name: each[norm] for name, each in radii.items()}, norm)
