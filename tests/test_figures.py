@@ -10,12 +10,12 @@ from torch import nn
 
 from funn.build import build_module
 from funn.checkpoint import save
+from funn.classifier import classifier_spec
 from funn.data import Images
 from funn.drawings import Layer, drawings, formula, layers
 from funn.gradient_histogram import binned, gradient_histogram
 from funn.gradient_zeros import gradient_zeros
 from funn.objectives import constrained, minimax, printed
-from funn.phases import classifier_spec
 from funn.trained_stages import reported_stages, stage_folder
 
 MODELS = {

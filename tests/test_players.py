@@ -45,10 +45,11 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
         defender_lr=5e-3,
         beta=BETA,
         seed=SEED,
+        images=images(),
         probe=images()[:4],
         log_every=1,
     )
-    batches = TensorBatches(images(), torch.zeros(40), 10, SEED)
+    batches = TensorBatches(images(), torch.arange(40), 10, SEED)
     fit(Fit(module, batches, epochs), folder, CPU, [], "test")
     return attacker, defender, module
 
@@ -61,7 +62,7 @@ def by_hand(phase, defender_input, thin=True):
     eager_game(
         attacker,
         defender,
-        TensorBatches(images(), torch.zeros(40), 10, SEED),
+        TensorBatches(images(), torch.arange(40), 10, SEED),
         phase,
         epochs=2,
         learning_rates=(1e-2, 5e-3),

@@ -8,21 +8,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from conftest import SMALL, run_command
 from lightning.pytorch import Callback
+from test_config import read
 
 from funn.aims import Features, Reconstruction
-from funn.checkpoint import load
-from funn.classifier import HeadTraining, spread
+from funn.build import build_module
+from funn.checkpoint import load, save
+from funn.classifier import ClassifierStage, HeadTraining
 from funn.contrast import Contrast, Views, most_alike
 from funn.data import TensorBatches
 from funn.errors import UserError
+from funn.features import spread
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder, Head
 from funn.objectives import DualAscent, constrained
 from funn.robust_features import LearnedAttacker, RobustTraining, one_cycle
 from funn.sample_attacker import Ball, climb_pixels, read_balls, search
-from funn.schema import TrainerConfig
+from funn.schema import TrainConfig, TrainerConfig
 from funn.seeding import generator
 from funn.stages import Fit
+from funn.synthetic import SyntheticDigits
 
 CPU = TrainerConfig(accelerator="cpu", devices=1)
 OBJECTIVE = partial(constrained, beta=0.01, gamma=5.0)
@@ -253,6 +257,26 @@ def test_the_margin_head_learns_from_features_nearer_to_a_mistake():
 def test_the_unit_of_a_margin_is_the_spread_of_the_features():
     corners = 7 + 3 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     assert spread(corners) == pytest.approx(3 * 2**0.5)
+
+
+def test_the_head_is_moved_by_a_share_of_the_spread_of_its_own_features(tmp_path):
+    """An encoder whose features are ten times as large is given a margin ten times as large."""
+    config = read("train", TrainConfig, "head=margin")
+    margins = []
+    for name, factor in (("small", 1), ("large", 10)):
+        torch.manual_seed(0)
+        spec = {**config.model, "image_shape": [1, 28, 28], "noise": 0}
+        defender = build_module(spec)
+        last = defender.encoder[-1]
+        with torch.no_grad():
+            last.weight *= factor
+            last.bias *= factor
+        save(tmp_path / name, {"defender": (spec, defender)})
+        data = SyntheticDigits(tmp_path, 200, 10)
+        trained = ClassifierStage().prepare(config, data, tmp_path / name, tmp_path)
+        margins.append(trained.module.margin)
+        assert margins[-1] == pytest.approx(0.2 * spread(trained.batches.inputs))
+    assert margins[1] == pytest.approx(10 * margins[0], rel=1e-5)
 
 
 @pytest.mark.slow

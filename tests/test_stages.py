@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from funn import stages
+from funn.classifier import ClassifierStage
 from funn.errors import UserError
 from funn.files import read_json, replace_file, sha256, write_json
-from funn.phases import Adversarial, ClassifierStage, Init
+from funn.phases import Adversarial, Init
 from funn.stage_folder import StageFolder
 from funn.stages import code_hash, fingerprint
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from funn.attacks.pgd import Norm, climb
 from funn.build import build_module
+from funn.classifier import classifier_spec
 from funn.data import ImageData
 from funn.networks import Classifier
-from funn.phases import classifier_spec
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
 from funn.stage_module import Spec, StageModule
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 
 class AdversarialTraining(Stage):
@@ -36,8 +36,7 @@ class AdversarialTraining(Stage):
 
     keys = ("classifier", "head", "model")
     sources = (
-        "funn.build", "funn.thin_convolution",
-        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+        *NETWORK_SOURCES,
         "funn.attacks.pgd", "funn.adversarial_training",
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
 from funn.stage_module import Spec, StageModule
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _SLOPE = 0.2
 
@@ -102,8 +102,7 @@ class Restorer(Stage):
 
     keys = ()
     sources = (
-        "funn.build", "funn.thin_convolution",
-        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+        *NETWORK_SOURCES,
         "funn.objectives", "funn.attacks.cross_entropy", "funn.apegan",
     )  # fmt: skip
 

@@ -130,7 +130,7 @@ def time_players(phase: PlayerPhase) -> tuple[float, float]:
     """Seconds a batch of 128 of one phase: ours, by hand."""
     count = _BATCHES[phase]
     images = torch.randint(0, 256, (128 * count, 1, 28, 28), dtype=torch.uint8)
-    batches = TensorBatches(images, torch.zeros(len(images)), 128, 0)
+    batches = TensorBatches(images, torch.arange(len(images)), 128, 0)
     attacker, defender = _networks()
     players = Players(
         ({}, attacker),
@@ -142,6 +142,7 @@ def time_players(phase: PlayerPhase) -> tuple[float, float]:
         defender_lr=_LR,
         beta=0.01,
         seed=0,
+        images=images,
         probe=torch.zeros(1, 1, 28, 28),
         log_every=50,
     )

@@ -1,11 +1,22 @@
 """The classifier on frozen features (paper section 3.3): clean images and labels only."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.data import to_unit
+from funn.build import build_module
+from funn.checkpoint import load
+from funn.data import ImageData, TensorBatches
+from funn.features import encode, spread
+from funn.networks import AutoEncoder, Classifier
+from funn.schema import TrainConfig
+from funn.seeding import seeded
 from funn.stage_module import Spec, StageModule
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 
 class HeadTraining(StageModule):
@@ -61,15 +72,47 @@ class HeadTraining(StageModule):
         return features + self.margin * F.normalize(gradient, dim=1)
 
 
-@torch.no_grad()
-def encode(encoder: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Return the features (N, F) of images (N, C, H, W), uint8 or float in [0, 1]."""
-    return torch.cat([encoder(to_unit(batch)) for batch in images.split(batch_size)])
+class ClassifierStage(Stage):
+    """The head on the defender's frozen encoder (section 3.3 and 4.1)."""
+
+    keys = ("classifier", "head")
+    sources = (*NETWORK_SOURCES, "funn.features", "funn.classifier")
+
+    def prepare(
+        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
+    ) -> Fit:
+        """A fresh head; the encoder's features of the training images, computed once."""
+        del folder
+        assert parent is not None
+        defender = load(parent)["defender"]
+        assert isinstance(defender.module, AutoEncoder)
+        spec = classifier_spec(defender.spec, config.head, data.classes)
+        with seeded(config.seed, "head"):
+            classifier = build_module(spec)
+        assert isinstance(classifier, Classifier)
+        classifier.encoder.load_state_dict(defender.module.encoder.state_dict())
+        features = encode(classifier.encoder, data.train.images)
+        settings = config.classifier
+        return Fit(
+            module=HeadTraining(
+                classifier.head,
+                (spec, classifier),
+                lr=settings.lr,
+                margin=settings.margin * spread(features),
+                log_every=config.log_every,
+            ),
+            batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),
+            epochs=settings.epochs,
+        )
 
 
-def spread(features: Tensor) -> float:
-    """The root mean square distance of features (N, F) from their mean: the unit of a margin.
-
-    Encoders differ in the scale of their features by any factor; a margin is to mean the same.
-    """
-    return float((features - features.mean(0)).square().sum(1).mean().sqrt())
+def classifier_spec(
+    autoencoder: Mapping[str, Any], head: Mapping[str, Any], classes: int
+) -> dict[str, Any]:
+    """The plain numbers that build a classifier on an auto-encoder's encoder."""
+    features = build_module(autoencoder).features
+    return {
+        "_target_": "funn.networks.Classifier",
+        "autoencoder": dict(autoencoder),
+        "head": dict(head) | {"features": features, "classes": classes},
+    }

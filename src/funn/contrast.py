@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.aims import Aim, Contest
-from funn.classifier import encode
 from funn.data import to_unit
+from funn.features import encode
 from funn.networks import AutoEncoder
 from funn.schema import above, at_least, require
 

@@ -31,6 +31,10 @@ class Images(NamedTuple):
         """The first images (all by default) as float32 in [0, 1]."""
         return to_unit(self.images[:first])
 
+    def unlabelled(self) -> "Images":
+        """The images with their places, 0 to N - 1, instead of labels: so that no label is used."""
+        return Images(self.images, torch.arange(len(self.images)))
+
     def checksum(self) -> str:
         """Return the SHA-256 of the pixels and labels, in order."""
         digest = hashlib.sha256()

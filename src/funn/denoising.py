@@ -16,7 +16,7 @@ from funn.objectives import mse
 from funn.schema import TrainConfig
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
 _HALVINGS = 40
@@ -34,8 +34,7 @@ class Denoising(Stage):
 
     keys = ("adversarial",)
     sources = (
-        "funn.build", "funn.thin_convolution",
-        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
+        *NETWORK_SOURCES,
         "funn.objectives", "funn.denoising",
     )  # fmt: skip
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from funn.attacks import PGD
 from funn.attacks.pgd import Norm, climb
-from funn.classifier import encode
 from funn.data import Images
+from funn.features import encode
 from funn.seeding import generator
 
 _BATCH = 500

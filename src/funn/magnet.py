@@ -19,12 +19,10 @@ from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
 from funn.stage_module import Spec, StageModule
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _SOURCES = (
-    "funn.build", "funn.thin_convolution",
-    "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
-    "funn.objectives", "funn.denoising", "funn.magnet",
+    *NETWORK_SOURCES, "funn.objectives", "funn.denoising", "funn.magnet",
 )  # fmt: skip
 _BATCH = 1000
 

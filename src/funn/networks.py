@@ -55,8 +55,11 @@ class AutoEncoder(nn.Module):
         Returns:
             Images (N, C, H, W) in [0, 1].
         """
+        return self.generate(self.encoder(x), noise)
+
+    def generate(self, code: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of features (N, F) and, where it takes some, noise."""
         assert (noise is not None) == (self.noise > 0)
-        code: Tensor = self.encoder(x)
         if noise is not None:
             code = torch.cat([code, noise], dim=1)
         images: Tensor = self.generator(code)

@@ -1,31 +1,23 @@
-"""The three stages of the paper's training, as `defense=` files name them."""
+"""The two stages of the game, as `defense=` files name them."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from funn.build import build_module
 from funn.checkpoint import Saved, load
-from funn.classifier import HeadTraining, encode, spread
-from funn.data import ImageData, TensorBatches
+from funn.data import ImageData
 from funn.image_grid import ImageGrid
-from funn.networks import AutoEncoder, Classifier
+from funn.networks import AutoEncoder
 from funn.objectives import attacker_objective
 from funn.players import PlayerPhase, Players
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
-_NETWORK_SOURCES = (
-    "funn.build",
-    "funn.networks",
-    "funn.seeding",
-    "funn.data",
-    "funn.stage_module",
-    "funn.thin_convolution",
-)
-_PLAYER_SOURCES = (*_NETWORK_SOURCES, "funn.objectives", "funn.players", "funn.phases")
+_PLAYER_SOURCES = (
+    *NETWORK_SOURCES, "funn.features", "funn.objectives", "funn.players", "funn.phases",
+)  # fmt: skip
 
 
 class Init(Stage):
@@ -62,52 +54,6 @@ class Adversarial(Stage):
         return _players_fit(config, data, load(parent), "adversarial", folder)
 
 
-class ClassifierStage(Stage):
-    """The head on the defender's frozen encoder (section 3.3 and 4.1)."""
-
-    keys = ("classifier", "head")
-    sources = (*_NETWORK_SOURCES, "funn.classifier", "funn.phases")
-
-    def prepare(
-        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
-    ) -> Fit:
-        """A fresh head; the encoder's features of the training images, computed once."""
-        del folder
-        assert parent is not None
-        defender = load(parent)["defender"]
-        assert isinstance(defender.module, AutoEncoder)
-        spec = classifier_spec(defender.spec, config.head, data.classes)
-        with seeded(config.seed, "head"):
-            classifier = build_module(spec)
-        assert isinstance(classifier, Classifier)
-        classifier.encoder.load_state_dict(defender.module.encoder.state_dict())
-        features = encode(classifier.encoder, data.train.images)
-        settings = config.classifier
-        return Fit(
-            module=HeadTraining(
-                classifier.head,
-                (spec, classifier),
-                lr=settings.lr,
-                margin=settings.margin * spread(features),
-                log_every=config.log_every,
-            ),
-            batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),
-            epochs=settings.epochs,
-        )
-
-
-def classifier_spec(
-    autoencoder: Mapping[str, Any], head: Mapping[str, Any], classes: int
-) -> dict[str, Any]:
-    """The plain numbers that build a classifier on an auto-encoder's encoder."""
-    features = build_module(autoencoder).features
-    return {
-        "_target_": "funn.networks.Classifier",
-        "autoencoder": dict(autoencoder),
-        "head": dict(head) | {"features": features, "classes": classes},
-    }
-
-
 def _fresh(config: TrainConfig, data: ImageData, player: str, noise: int) -> Saved:
     """An untrained player, its weights drawn from (seed, player)."""
     spec = dict(config.model) | {"image_shape": list(data.image_shape), "noise": noise}
@@ -142,8 +88,9 @@ def _players_fit(
         defender_lr=settings.defender_lr,
         beta=config.beta,
         seed=config.seed,
+        images=data.train.images,
         probe=data.train.floats(_PROBE_IMAGES),
         log_every=config.log_every,
     )
     pictures = ImageGrid(folder / "images", config.image_every)
-    return Fit.on_images(module, data.train, settings, config.seed, [pictures])
+    return Fit.on_images(module, data.train.unlabelled(), settings, config.seed, [pictures])

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
+from funn.features import encode
 from funn.networks import AutoEncoder
 from funn.objectives import mse, mse_each
 from funn.processes import mean_of_all, own_rows, processes
@@ -39,6 +40,9 @@ class Players(StageModule):
         defender_lr: Adam's learning rate for D.
         beta: for the logged slack of the constraint, error - beta.
         seed: of the noise, drawn from (seed, phase, epoch, batch).
+        images: all training images (N, C, H, W), uint8 or in [0, 1]. In the adversarial phase the
+            attacker's encoder is frozen, so its features of them are computed once; the batches
+            then hold, in the place of labels, which of them each image is.
         probe: a few clean training images (N, C, H, W), measured after each epoch.
         log_every: batches between two logged points.
     """
@@ -60,6 +64,7 @@ class Players(StageModule):
         defender_lr: float,
         beta: float,
         seed: int,
+        images: Tensor,
         probe: Tensor,
         log_every: int,
     ) -> None:
@@ -76,6 +81,8 @@ class Players(StageModule):
         self.learning_rates = (attacker_lr, defender_lr)
         self.beta = beta
         self.seed = seed
+        self.images = images
+        self.codes: Tensor | None = None
         self.register_buffer("probe", probe, persistent=False)
         if phase == "adversarial":
             self.attacker.encoder.requires_grad_(False)
@@ -88,25 +95,33 @@ class Players(StageModule):
             for player, lr in zip((self.attacker, self.defender), self.learning_rates, strict=True)
         ]
 
+    def on_fit_start(self) -> None:
+        """Encode all images by the attacker's frozen encoder."""
+        if self.phase == "adversarial":
+            self.codes = encode(self.attacker.encoder, self.images.to(self.device))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One attacker step, then one defender step, on images (N, C, H, W) in [0, 1]."""
-        x, _ = batch
+        """One attacker step, then one defender step, on images (N, C, H, W) of places (N,)."""
+        x, places = batch
         attacker_optimizer, defender_optimizer = self.optimizers()  # type: ignore[attr-defined]
         noise = self.noise(len(x), 2, batch_idx)
 
         # Toggling freezes the other player, so that the attacker's backward through the defender
         # computes no gradients that nobody uses.
         with self.toggled_optimizer(attacker_optimizer):
-            terms = self.attacker_terms(x, noise[0])
+            terms = self.attacker_terms(x, self._attacked(x, places, noise[0]))
             self._step(attacker_optimizer, terms["attacker_loss"])
         with self.toggled_optimizer(defender_optimizer):
-            terms["defender_loss"] = self.defender_loss(x, noise[1])
+            given = x
+            if self.restores_attacked:
+                with torch.no_grad():
+                    given = self._attacked(x, places, noise[1])
+            terms["defender_loss"] = mse(x, self.defender(given))  # Eq. 3
             self._step(defender_optimizer, terms["defender_loss"])
         self.record(terms, batch_idx)
 
-    def attacker_terms(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def attacker_terms(self, x: Tensor, attacked: Tensor) -> dict[str, Tensor]:
         """The attacker's loss and, in the adversarial phase, the terms it is made of."""
-        attacked = self.attacker(x, noise)
         if self.phase == "init":
             return {"attacker_loss": mse(attacked, x)}
         perturbation = self.error(attacked, x)
@@ -119,11 +134,6 @@ class Players(StageModule):
             "error": error.mean(),
             "slack": error.mean() - self.beta,
         }
-
-    def defender_loss(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Eq. 3: the defender's error on attacked images (in the init phase, on clean ones)."""
-        given = self.attack(x, noise) if self.restores_attacked else x
-        return mse(x, self.defender(given))
 
     @torch.no_grad()
     def attack(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -142,6 +152,11 @@ class Players(StageModule):
     def epoch_extras(self) -> dict[str, float]:
         """The defender's error on clean training images, which no objective looks at."""
         return {"defender_clean": float(mse(self.probe, self.defender(self.probe)))}
+
+    def _attacked(self, x: Tensor, places: Tensor, noise: Tensor) -> Tensor:
+        """A(x) of images (N, C, H, W) at their places (N,)."""
+        code = self.attacker.encoder(x) if self.codes is None else self.codes[places]
+        return self.attacker.generate(code, noise)
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from funn.aims import Aim, Contest, Features, Reconstruction, squared
 from funn.checkpoint import load
 from funn.contrast import Contrast, read_contrast
-from funn.data import ImageData, Images
+from funn.data import ImageData
 from funn.networks import AutoEncoder
 from funn.objectives import attacker_objective, mse, mse_each
 from funn.players import AttackerObjective
@@ -24,7 +24,7 @@ from funn.sample_attacker import Ball, read_balls, search
 from funn.schema import TrainConfig, at_least, require
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule
-from funn.stages import Fit, Stage
+from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
 _WARM = 0.3  # of the steps, while the learning rate grows
@@ -35,9 +35,8 @@ class RobustFeatures(Stage):
 
     keys = ("adversarial", "attacker", "beta", "gamma", "objective")
     sources = (
-        "funn.build", "funn.thin_convolution",
-        "funn.networks", "funn.seeding", "funn.data", "funn.stage_module",
-        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.classifier", "funn.contrast",
+        *NETWORK_SOURCES,
+        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.features", "funn.contrast",
         "funn.robust_features", "funn.objectives",
     )  # fmt: skip
 
@@ -97,10 +96,7 @@ class RobustFeatures(Stage):
             probe=held_out.floats(_PROBE_IMAGES),
             log_every=config.log_every,
         )
-        # In the place of the labels: where each image is. No label reaches the encoder.
-        images = data.train.images
-        unlabelled = Images(images, torch.arange(len(images)))
-        return Fit.on_images(module, unlabelled, config.adversarial, config.seed)
+        return Fit.on_images(module, data.train.unlabelled(), config.adversarial, config.seed)
 
     def aim(self, config: TrainConfig, defender: AutoEncoder, data: ImageData) -> Aim:
         """What `attacker.distance` names."""

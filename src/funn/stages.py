@@ -18,6 +18,17 @@ from funn.data import ImageData, Images, TensorBatches
 from funn.schema import ClassifierConfig, PlayersConfig, TrainConfig
 from funn.stage_module import StageModule
 
+# What every training depends on, for its fingerprint.
+NETWORK_SOURCES = (
+    "funn.build",
+    "funn.networks",
+    "funn.seeding",
+    "funn.data",
+    "funn.processes",
+    "funn.stage_module",
+    "funn.thin_convolution",
+)
+
 
 @dataclass
 class Fit:
