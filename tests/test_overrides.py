@@ -21,7 +21,7 @@ VALUES = st.sampled_from(
      "[-1]", "{}", "{a:1}", "''", "paper", "l1", "${beta}", "${nothing}"]
 )  # fmt: skip
 FUZZ = settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

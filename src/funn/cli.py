@@ -33,6 +33,9 @@ def run(main: Callable[[], object]) -> None:
     """
     # With it set Hydra leaves its errors to us instead of printing several lines itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # The jobs that a launcher starts elsewhere know nothing of this script's folder.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:

@@ -182,8 +182,10 @@ def _open(
     try:
         run = wandb.init(mode=mode, **arguments)
     except wandb.Error as error:
-        log.warning("W&B is out of reach (%s): this run is logged offline", error)
-        run = wandb.init(mode="offline", **arguments)
+        reason = str(error).partition("\n")[0]
+        log.warning("W&B is out of reach (%s): this run is logged offline", reason)
+        # Under another name, for W&B's own process still holds the run that it could not open.
+        run = wandb.init(mode="offline", **arguments | {"id": uuid.uuid4().hex[:8]})
     for prefix, axis in AXES.items():
         run.define_metric(f"{prefix}/*", step_metric=axis)
     return run
