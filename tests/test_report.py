@@ -60,6 +60,11 @@ def cells(table, title):
     return [row for row in table.rows if row[0] == title]
 
 
+def test_a_class_that_moved_is_no_difference():
+    assert differences({"_target_": "funn.old.A"}, {"_target_": "funn.new.A"}) == []
+    assert differences({"_target_": "funn.old.A"}, {"_target_": "funn.old.B"}) == ["_target_=A"]
+
+
 def test_differences_are_leaves():
     found = {"beta": 0.02, "init": {"epochs": 9, "lr": 1e-3}, "objective": {"attacker": "a"}}
     declared = {"beta": 0.01, "init": {"epochs": 9, "lr": 2e-3, "new": 1}, "objective": None}

@@ -111,7 +111,7 @@ def differences(found: Any, declared: Any, key: str = "") -> list[str]:
     """Return where a nested mapping differs from a second, as `dotted.key=value` of the first.
 
     A key that the first lacks is no difference: an older revision had no such option, and what is
-    added leaves by default what was.
+    added leaves by default what was. Nor is a class that has moved to another module.
     """
     if isinstance(found, Mapping) and isinstance(declared, Mapping):
         prefix = f"{key}." if key else ""
@@ -122,6 +122,8 @@ def differences(found: Any, declared: Any, key: str = "") -> list[str]:
         ]
     if isinstance(found, Mapping):  # nothing is declared: all of it differs
         return differences(found, {}, key)
+    if key.endswith("_target_"):
+        found, declared = (str(target).rpartition(".")[2] for target in (found, declared))
     return [] if found == declared else [f"{key}={found}"]
 
 
