@@ -127,13 +127,17 @@ def test_a_checkpoint_that_changed_is_refused(folder):
     ],
 )
 def test_the_status_tells_how_a_stage_ended(folder, error, state):
+    seen = []
+
     def work():
         folder.write_status("running")
         with folder.reporting():
+            seen.append(read_json(folder.path / "status.json")["state"])
             raise error
 
     with pytest.raises(type(error)):
         work()
+    assert seen == ["running"]
     status = read_json(folder.path / "status.json")
     assert status["state"] == state
     assert ("ValueError: no" in status.get("traceback", "")) == (state == "failed")

@@ -104,7 +104,8 @@ def _processes(parts: Fit, settings: TrainerConfig, label: str) -> int:
         raise UserError("torch sees no GPU here: leave out trainer=gpu (trainer.accelerator=cpu)")
     count, batch = settings.devices, parts.batches.batch_size
     if count > 1 and not parts.module.shares_batches:
-        log.info("%s: in one process, for its loss compares the images of a whole batch", label)
+        reason = "its loss compares the images of a whole batch, or draws for all of them at once"
+        log.info("%s: in one process, for %s", label, reason)
         return 1
     if batch % count:
         raise UserError(

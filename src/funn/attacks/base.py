@@ -76,6 +76,7 @@ class BatchedAttack(Attack):  # type: ignore[misc]
 
     Attributes:
         images_per_part: how many images an evaluation attacks between two writes of its records.
+            Fewer where an attack is slow: a kill costs less, and processes have parts to share.
         batch_size: most images in one forward pass. It changes the speed, and results by rounding
             only.
     """
