@@ -14,6 +14,7 @@ from funn.objectives import constrained
 from funn.players import Players
 from funn.schema import TrainerConfig
 from funn.seeding import generator
+from funn.stage_module import adam
 from funn.stages import Fit
 from funn.thin_convolution import use_thin_convolutions
 
@@ -54,9 +55,9 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
     return attacker, defender, module
 
 
-def by_hand(phase, defender_input, thin=True):
+def by_hand(phase, defender_input, plain=False):
     attacker, defender = networks()
-    if thin:  # the same arithmetic, so that the rest can be compared bit by bit
+    if not plain:  # the same arithmetic, so that the rest can be compared bit by bit
         use_thin_convolutions(attacker)
         use_thin_convolutions(defender)
     eager_game(
@@ -70,6 +71,7 @@ def by_hand(phase, defender_input, thin=True):
         gamma=GAMMA,
         seed=SEED,
         attacked_init=defender_input == "attacked",
+        optimizer=torch.optim.Adam if plain else adam,
     )
     return attacker, defender
 
@@ -89,10 +91,26 @@ def test_equals_the_loop_written_by_hand(tmp_path, phase, defender_input):
 
 
 @pytest.mark.parametrize("phase", ["init", "adversarial"])
-def test_thin_convolutions_change_training_by_rounding_only(phase):
-    for mine, other in zip(by_hand(phase, "clean"), by_hand(phase, "clean", False), strict=True):
+def test_the_fast_path_changes_training_by_rounding_only(phase, tmp_path):
+    ours = train(phase, folder=tmp_path)[:2]
+    for mine, other in zip(ours, by_hand(phase, "clean", plain=True), strict=True):
         for name, value in other.state_dict().items():
             torch.testing.assert_close(mine.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_two_threads_end_with_the_bits_of_one(tmp_path):
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (2, 1):
+            torch.set_num_threads(count)
+            found.append(train("init", folder=tmp_path / str(count))[:2])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for two, one in zip(*found, strict=True):
+        for name, value in one.state_dict().items():
+            assert torch.equal(two.state_dict()[name], value), name
 
 
 def test_the_adversarial_phase_moves_only_what_the_paper_leaves_free(tmp_path):

@@ -16,7 +16,7 @@ from funn.data import ImageData
 from funn.networks import Classifier
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 
@@ -123,7 +123,7 @@ class RobustTraining(StageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over encoder and head."""
-        return torch.optim.Adam(self.classifier.parameters(), lr=self.lr)
+        return adam(self.classifier.parameters(), self.lr)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy on the attacked images (N, C, H, W) with labels (N,)."""

@@ -22,7 +22,7 @@ from funn.networks import ImageShape
 from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _SLOPE = 0.2
@@ -205,7 +205,7 @@ class RestorerTraining(StageModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for each network, with the momentum of 0.5 that is usual for GANs."""
         return [
-            torch.optim.Adam(network.parameters(), lr=self.lr, betas=(0.5, 0.999))
+            adam(network.parameters(), self.lr, betas=(0.5, 0.999))
             for network in (self.apegan.generator, self.discriminator)
         ]
 

@@ -56,6 +56,7 @@ def eager_game(
     gamma: float,
     seed: int,
     attacked_init: bool = False,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """The two-player training as a loop written out by hand: the oracle of tests and bench."""
@@ -64,8 +65,7 @@ def eager_game(
         defender.generator.requires_grad_(False)
     free = [[p for p in player.parameters() if p.requires_grad] for player in (attacker, defender)]
     optimizers = [
-        torch.optim.Adam(parameters, lr)
-        for parameters, lr in zip(free, learning_rates, strict=True)
+        optimizer(parameters, lr=lr) for parameters, lr in zip(free, learning_rates, strict=True)
     ]
 
     def step(player: int, loss: Tensor) -> None:
@@ -81,16 +81,16 @@ def eager_game(
             draw = generator(seed, phase, epoch, number)
             z = torch.rand(2, len(x), attacker.noise, generator=draw)
             attacked = attacker(x, z[0])
-            loss = ((attacked - x) ** 2).mean()
+            loss = F.mse_loss(attacked, x)
             if phase == "adversarial":
-                error = ((x - defender(attacked)) ** 2).mean()
+                error = F.mse_loss(x, defender(attacked))
                 loss = loss + gamma * torch.relu(beta - error)
             step(0, loss)
             given = x
             if phase == "adversarial" or attacked_init:
                 with torch.no_grad():
                     given = attacker(x, z[1])
-            step(1, ((x - defender(given)) ** 2).mean())
+            step(1, F.mse_loss(x, defender(given)))
 
 
 def eager_head(head: nn.Module, batches: TensorBatches, tick: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from funn.features import encode, spread
 from funn.networks import AutoEncoder, Classifier
 from funn.schema import TrainConfig
 from funn.seeding import seeded
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 
@@ -51,7 +51,7 @@ class HeadTraining(StageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the head alone."""
-        return torch.optim.Adam(self.head.parameters(), lr=self.lr)
+        return adam(self.head.parameters(), self.lr)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy on features (N, F) and labels (N,)."""

@@ -15,7 +15,7 @@ from funn.networks import AutoEncoder
 from funn.objectives import mse
 from funn.schema import TrainConfig
 from funn.seeding import generator
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
@@ -91,7 +91,7 @@ class DenoisingTraining(StageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the encoder alone."""
-        return torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)
+        return adam(self.defender.encoder.parameters(), self.lr)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Eq. 3 on images (N, C, H, W) in [0, 1] with noise for A(x)."""

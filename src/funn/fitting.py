@@ -2,10 +2,11 @@
 
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from funn.at_once import halves
 from funn.checkpoint import read
 from funn.errors import UserError
 from funn.files import replace_file
@@ -30,6 +32,10 @@ from funn.stages import Fit
 log = logging.getLogger(__name__)
 
 _RESUME = "last.ckpt"
+
+# Lightning has torch look for GPUs through NVML, for the sake of programs that fork; where there is
+# none, each step of an optimiser then looks for NVML's library again. Nothing here forks.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 class _WholeFiles(TorchCheckpointIO):
@@ -84,7 +90,8 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(parts.module, parts.batches, ckpt_path=str(resume) if epochs_done else None)
+        with halves() if parts.module.has_halves and count == 1 else nullcontext():
+            trainer.fit(parts.module, parts.batches, ckpt_path=str(resume) if epochs_done else None)
     if count > 1:
         _recover(parts.module, MetricLog(path, parts.epochs).rows, epochs_done, loggers)
 

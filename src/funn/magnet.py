@@ -18,7 +18,7 @@ from funn.denoising import add_noise
 from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _SOURCES = (
@@ -189,7 +189,7 @@ class GuardTraining(StageModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over both auto-encoders."""
         free = [p for p in self.magnet.parameters() if p.requires_grad]
-        return torch.optim.Adam(free, lr=self.lr)
+        return adam(free, self.lr)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The two errors on pairs (N, 2, C, H, W) of a noisy image and its clean one."""

@@ -19,11 +19,15 @@ ImageShape = tuple[int, int, int]
 
 
 class HalfTanh(nn.Module):
-    """The output activation of section 4.1, `(1 + tanh(x)) / 2`: any real to [0, 1]."""
+    """The output activation of section 4.1, `(1 + tanh(x)) / 2`: any real to [0, 1].
+
+    Written as the sigmoid of `2 x`, the same function: it takes two passes over the images instead
+    of three, and keeps its slope where `1 + tanh(x)` is rounded to 0.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a tensor of any shape into [0, 1]."""
-        return (1 + torch.tanh(x)) / 2
+        return torch.sigmoid(2 * x)
 
 
 class AutoEncoder(nn.Module):

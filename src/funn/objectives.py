@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.build import build, function, locate
@@ -31,7 +32,7 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         A scalar tensor.
     """
-    return (a - b).square().mean()
+    return F.mse_loss(a, b)
 
 
 def mse_each(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
 _PLAYER_SOURCES = (
-    *NETWORK_SOURCES, "funn.features", "funn.objectives", "funn.players", "funn.phases",
+    *NETWORK_SOURCES,
+    "funn.at_once", "funn.features", "funn.objectives", "funn.players", "funn.phases",
 )  # fmt: skip
 
 

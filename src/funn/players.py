@@ -5,14 +5,15 @@ from typing import Literal
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
+from funn.at_once import at_once
 from funn.features import encode
 from funn.networks import AutoEncoder
 from funn.objectives import mse, mse_each
 from funn.processes import mean_of_all, own_rows, processes
 from funn.seeding import generator
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 
 PlayerPhase = Literal["init", "adversarial"]
 AttackerObjective = Callable[[Tensor, Tensor], Tensor]
@@ -78,6 +79,7 @@ class Players(StageModule):
         self.each_image = each_image
         self.error = mse_each if each_image else mse
         self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
+        self.has_halves = not self.restores_attacked  # neither player sees the other
         self.learning_rates = (attacker_lr, defender_lr)
         self.beta = beta
         self.seed = seed
@@ -91,7 +93,7 @@ class Players(StageModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One Adam for each player, over what its phase leaves free."""
         return [
-            torch.optim.Adam([p for p in player.parameters() if p.requires_grad], lr=lr)
+            adam([p for p in player.parameters() if p.requires_grad], lr)
             for player, lr in zip((self.attacker, self.defender), self.learning_rates, strict=True)
         ]
 
@@ -105,6 +107,9 @@ class Players(StageModule):
         x, places = batch
         attacker_optimizer, defender_optimizer = self.optimizers()  # type: ignore[attr-defined]
         noise = self.noise(len(x), 2, batch_idx)
+        if self.has_halves and processes() == 1:
+            self.record(self._steps_at_once(x, noise[0]), batch_idx)
+            return
 
         # Toggling freezes the other player, so that the attacker's backward through the defender
         # computes no gradients that nobody uses.
@@ -158,7 +163,24 @@ class Players(StageModule):
         code = self.attacker.encoder(x) if self.codes is None else self.codes[places]
         return self.attacker.generate(code, noise)
 
+    def _steps_at_once(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """One step of each player of the init phase."""
+        losses = at_once(
+            lambda: _backward(self.attacker, lambda: mse(self.attacker(x, noise), x)),
+            lambda: _backward(self.defender, lambda: mse(x, self.defender(x))),  # Eq. 3
+        )
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.step()
+        return dict(zip(("attacker_loss", "defender_loss"), losses, strict=True))
+
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+
+
+def _backward(player: nn.Module, loss_of: Callable[[], Tensor]) -> Tensor:
+    player.zero_grad()
+    loss = loss_of()
+    loss.backward()
+    return loss

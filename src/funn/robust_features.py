@@ -23,7 +23,7 @@ from funn.players import AttackerObjective
 from funn.sample_attacker import Ball, read_balls, search
 from funn.schema import TrainConfig, at_least, require
 from funn.seeding import generator
-from funn.stage_module import Spec, StageModule
+from funn.stage_module import Spec, StageModule, adam
 from funn.stages import NETWORK_SOURCES, Fit, Stage
 
 _PROBE_IMAGES = 1000
@@ -190,11 +190,11 @@ class RobustTraining(StageModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam over the encoder; if A1 plays on, another over its generator."""
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(self.defender.encoder.parameters(), lr=self.lr)
+            adam(self.defender.encoder.parameters(), self.lr)
         ]
         if self.learned is not None:
             free = self.learned.network.generator.parameters()
-            optimizers.append(torch.optim.Adam(free, lr=self.learned.lr))
+            optimizers.append(adam(free, self.learned.lr))
         return optimizers
 
     def on_train_epoch_start(self) -> None:
