@@ -8,9 +8,9 @@ from funn.attacks import LocalSearch, SinglePixel
 from funn.attacks.local_search import local_search
 from funn.attacks.pixel_probes import known_layers, probe_by_images, probe_by_layers
 from funn.attacks.single_pixel import single_pixel
+from funn.fast_layers import with_fast_layers
 from funn.networks import Classifier
 from funn.seeding import generator
-from funn.thin_convolution import with_thin_convolutions
 
 
 def convolutional(channels, kernel, stride, padding, side, depth=2):
@@ -56,7 +56,7 @@ def test_other_depths(depth):
 @pytest.mark.parametrize("thin", [True, False])
 def test_the_papers_network(thin):
     model = classifier().double().requires_grad_(False)
-    assert_every_pixel(with_thin_convolutions(model) if thin else model, 1, 28)
+    assert_every_pixel(with_fast_layers(model) if thin else model, 1, 28)
 
 
 def assert_every_pixel(model, channels, side):

@@ -8,6 +8,7 @@ import torch
 from funn.bench import eager_game
 from funn.data import TensorBatches
 from funn.errors import UserError
+from funn.fast_layers import use_fast_layers
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder
 from funn.objectives import constrained
@@ -16,7 +17,6 @@ from funn.schema import TrainerConfig
 from funn.seeding import generator
 from funn.stage_module import adam
 from funn.stages import Fit
-from funn.thin_convolution import use_thin_convolutions
 
 BETA, GAMMA, SEED = 0.05, 5.0, 7
 CPU = TrainerConfig(accelerator="cpu", devices=1)
@@ -58,8 +58,8 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
 def by_hand(phase, defender_input, plain=False):
     attacker, defender = networks()
     if not plain:  # the same arithmetic, so that the rest can be compared bit by bit
-        use_thin_convolutions(attacker)
-        use_thin_convolutions(defender)
+        use_fast_layers(attacker)
+        use_fast_layers(defender)
     eager_game(
         attacker,
         defender,

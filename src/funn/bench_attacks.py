@@ -26,12 +26,12 @@ from funn.attacks.deepfool import Norm
 from funn.build import build
 from funn.config import ROOT
 from funn.data import ImageData
+from funn.fast_layers import with_fast_layers
 from funn.files import write_json
 from funn.loading import find_run, load_classifier
 from funn.memory import keep_freed_memory
 from funn.provenance import provenance
 from funn.records import margins, referee
-from funn.thin_convolution import with_thin_convolutions
 
 _PEERS = ROOT / "outputs" / "bench" / "peers"
 _FOOLBOX2 = ROOT / "outputs" / "bench" / "foolbox2"
@@ -54,14 +54,14 @@ class Contender(NamedTuple):
 
 def deepfools(model: nn.Module, norm: Norm, steps: int) -> list[Contender]:
     """DeepFool everywhere: ours first."""
-    thin = with_thin_convolutions(model)
+    fast = with_fast_layers(model)
     found = [
         Contender(
-            "funn, strict, push=distance", DeepFool(thin, norm, steps, push="distance"), 1000
+            "funn, strict, push=distance", DeepFool(fast, norm, steps, push="distance"), 1000
         ),
-        Contender("funn, strict", DeepFool(thin, norm, steps), 1000),
+        Contender("funn, strict", DeepFool(fast, norm, steps), 1000),
         Contender("funn, strict, plain gradient", DeepFool(model, norm, steps), 1000),
-        Contender("funn, foolbox1", DeepFool(thin, norm, steps, protocol="foolbox1"), 1000),
+        Contender("funn, foolbox1", DeepFool(fast, norm, steps, protocol="foolbox1"), 1000),
         Contender("Foolbox 3", foolbox3(model, norm, steps), 1000),
     ]
     if norm == "l2":
@@ -214,11 +214,11 @@ def main() -> None:
         "DeepFool L2": compare("DeepFool L2, 50 steps", deepfools(model, "l2", 50)),
         "DeepFool Linf": compare("DeepFool Linf, 50 steps", deepfools(model, "linf", 50)),
         "FGSM": compare("FGSM, eps 0.005", [
-            Contender("funn", FGSM(with_thin_convolutions(model)), 1000),
+            Contender("funn", FGSM(with_fast_layers(model)), 1000),
             Contender("torchattacks", torchattacks.FGSM(model, eps=0.005), 1000),
         ]),
         "BIM": compare("BIM, eps 0.005, 10 steps", [
-            Contender("funn", BIM(with_thin_convolutions(model)), 1000),
+            Contender("funn", BIM(with_fast_layers(model)), 1000),
             Contender("torchattacks", torchattacks.BIM(model, 0.005, 0.001, 10), 1000),
         ]),
     }  # fmt: skip

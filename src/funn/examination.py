@@ -9,6 +9,7 @@ from torch import nn
 
 from funn.data import ImageData, Images
 from funn.errors import UserError
+from funn.fast_layers import with_fast_layers
 from funn.feature_uses import feature_uses
 from funn.files import write_json
 from funn.gradient_zeros import gradient_zeros
@@ -17,7 +18,6 @@ from funn.provenance import provenance
 from funn.reconstruction import reconstruction
 from funn.schema import EvaluateConfig
 from funn.stage_folder import StageFolder
-from funn.thin_convolution import with_thin_convolutions
 from funn.trials import RECORDS
 from funn.victims import Victim, seen_as
 from funn.worst_case import worst_case
@@ -77,11 +77,11 @@ def run_extras(
     if "masking" in suite:
         transfer = suite.get("transfer")
         other = None if transfer is None else seen_as(victim, transfer).source
-        seen = with_thin_convolutions(victim.model)
+        seen = with_fast_layers(victim.model)
         found = masking(seen, few, config.batch_size, suite["masking"]["controls"], other)
         write_json(root / MASKING, found | about)
     if "features" in suite:
-        encoder = getattr(with_thin_convolutions(victim.model), "encoder", None)
+        encoder = getattr(with_fast_layers(victim.model), "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise UserError(f"{victim.name} has no encoder: suite=features needs one")
         uses = feature_uses(encoder, data.train, few, **suite["features"])
@@ -92,7 +92,7 @@ def describe_victim(victim: Victim, data: ImageData, config: EvaluateConfig, roo
     """Measure what every evaluation shows of a classifier, once."""
     gradients, errors = root / "gradients.json", root / "reconstruction.json"
     if not (config.reuse and gradients.exists()):
-        seen = with_thin_convolutions(victim.model)
+        seen = with_fast_layers(victim.model)
         write_json(gradients, gradient_zeros(seen, data.test, config.batch_size))
     if victim.run is not None and not (config.reuse and errors.exists()):
         write_json(errors, reconstruction(victim.run, data.test))

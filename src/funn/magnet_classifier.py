@@ -50,7 +50,7 @@ class OwnClassifierStage(Stage):
 
     keys = ()
     sources = (
-        "funn.build", "funn.thin_convolution",
+        "funn.build", "funn.fast_layers", "funn.dense_product", "funn.thin_convolution",
         "funn.seeding", "funn.data", "funn.stage_module", "funn.magnet",
         "funn.magnet_classifier",
     )  # fmt: skip

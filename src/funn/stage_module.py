@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from funn.errors import UserError
+from funn.fast_layers import use_fast_layers
 from funn.processes import means_of_all
-from funn.thin_convolution import use_thin_convolutions
 
 Spec = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ class StageModule(LightningModule):
         super().__init__()
         self.saved = saved
         for _, module in saved.values():
-            use_thin_convolutions(module)
+            use_fast_layers(module)
         self.log_every = log_every
         self.epoch_metrics: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}

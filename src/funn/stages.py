@@ -26,6 +26,8 @@ NETWORK_SOURCES = (
     "funn.data",
     "funn.processes",
     "funn.stage_module",
+    "funn.fast_layers",
+    "funn.dense_product",
     "funn.thin_convolution",
 )
 

@@ -6,8 +6,6 @@ respect to the image, and the last transposed convolution, which is the same map
 matrices it takes a sixth. Nothing else changes; results differ by rounding.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -21,25 +19,13 @@ _REACH = ((1, 0, 0), (0, 1, 1), (2, 1, 0))
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def with_thin_convolutions(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that uses `ThinConv2d` and `ThinConvTranspose2d` where they fit."""
-    model = copy.deepcopy(model)
-    use_thin_convolutions(model)
-    return model
-
-
-def use_thin_convolutions(model: nn.Module) -> None:
-    """Replace, in place, the 3x3 stride-2 convolutions from or to few channels.
-
-    The parameters, their names and the state dict stay the same.
-    """
-    for name, module in list(model.named_modules()):
-        if not name:
-            continue
-        if type(module) is nn.Conv2d and _fits(module, module.in_channels):
-            model.set_submodule(name, ThinConv2d(module))
-        elif type(module) is nn.ConvTranspose2d and _fits(module, module.out_channels):
-            model.set_submodule(name, ThinConvTranspose2d(module))
+def thin(module: nn.Module) -> nn.Module | None:
+    """The faster form of a 3x3 stride-2 convolution from or to few channels, else None."""
+    if type(module) is nn.Conv2d and _fits(module, module.in_channels):
+        return ThinConv2d(module)
+    if type(module) is nn.ConvTranspose2d and _fits(module, module.out_channels):
+        return ThinConvTranspose2d(module)
+    return None
 
 
 class ThinConv2d(nn.Module):

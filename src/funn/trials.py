@@ -10,6 +10,7 @@ import torch
 
 from funn.build import build, locate
 from funn.data import Images
+from funn.fast_layers import with_fast_layers
 from funn.files import read_json, write_json
 from funn.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.parts import attack_parts, lock_of, merge, parts
@@ -18,7 +19,6 @@ from funn.records import read_table
 from funn.schema import EvaluateConfig, Trial
 from funn.stage_folder import RESULT, StageFolder
 from funn.stages import code_hash, modules_behind
-from funn.thin_convolution import with_thin_convolutions
 from funn.victims import Victim
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 RECORDS = "records.parquet"
 # What an attack's records depend on, next to the modules of the attack.
 _SOURCES = (
-    "funn.attacking", "funn.thin_convolution", "funn.records", "funn.seeding",
+    "funn.attacking", "funn.fast_layers", "funn.dense_product", "funn.thin_convolution",
+    "funn.records", "funn.seeding",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def run_trial(
         folder.write_status("running")
     with folder.reporting():
         seen = victim.model if victim.source is None else victim.source
-        attack = build(trial.spec, with_thin_convolutions(seen))
+        attack = build(trial.spec, with_fast_layers(seen))
         attack_parts(
             attack, folder.path, victim.model, test, config.batch_size, folder.name,
             victim.source, lambda: finished(folder), config.begins,

@@ -17,8 +17,8 @@ from pyautoattack import AutoAttack
 from funn import load_classifier
 from funn.attacks import APGD, FAB, Square
 from funn.config import ROOT
+from funn.fast_layers import with_fast_layers
 from funn.idx_files import MNIST
-from funn.thin_convolution import with_thin_convolutions
 
 NAMES = {"l2": "L2", "linf": "Linf"}
 
@@ -28,7 +28,7 @@ def main(run, norm, eps, images):
     eps, images = float(eps), int(images)
     test = MNIST(ROOT / "data").load()[1]
     x, labels = test.floats(images), test.labels[:images]
-    model = with_thin_convolutions(load_classifier(run)).requires_grad_(False)
+    model = with_fast_layers(load_classifier(run)).requires_grad_(False)
     start = time.perf_counter()
     attack = AutoAttack(model, norm=NAMES[norm], eps=eps, seed=0, version="standard")
     adversarials, _ = attack.run_standard_evaluation(x, labels, batch_size=250)

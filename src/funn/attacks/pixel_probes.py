@@ -60,7 +60,7 @@ def known_layers(model: nn.Module) -> Layers | None:
     while len(layers) > 1 and _is_square(layers[0]) and type(layers[1]) is nn.ReLU:
         convolutions.append(layers[0])
         layers = layers[2:]
-    flat = len(layers) > 1 and type(layers[0]) is nn.Flatten and type(layers[1]) is nn.Linear
+    flat = len(layers) > 1 and type(layers[0]) is nn.Flatten and isinstance(layers[1], nn.Linear)
     if not convolutions or not flat or layers[0].start_dim != 1:
         return None
     if any(not isinstance(layer, nn.Linear | nn.ReLU) for layer in layers[2:]):

@@ -1,16 +1,13 @@
-"""The faster thin convolutions compute what torch's do, with every gradient."""
+"""The faster layers compute what torch's do, with every gradient."""
 
 import pytest
 import torch
 from torch import nn
 
+from funn.dense_product import DenseProduct
+from funn.fast_layers import use_fast_layers, with_fast_layers
 from funn.networks import DenseAutoEncoder
-from funn.thin_convolution import (
-    ThinConv2d,
-    ThinConvTranspose2d,
-    use_thin_convolutions,
-    with_thin_convolutions,
-)
+from funn.thin_convolution import ThinConv2d, ThinConvTranspose2d
 
 
 def gradients(model, x):
@@ -22,10 +19,10 @@ def gradients(model, x):
     return output, *torch.autograd.grad((output * weights).sum(), wanted)
 
 
-def assert_same(thin, plain, x):
-    assert thin.state_dict().keys() == plain.state_dict().keys()
-    for ours, theirs in zip(gradients(thin, x), gradients(plain, x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+def assert_same(fast, plain, x, tolerance=1e-12):
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    for ours, theirs in zip(gradients(fast, x), gradients(plain, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (7, 7), (1, 1), (4, 5), (32, 31)])
@@ -35,7 +32,7 @@ def assert_same(thin, plain, x):
 def test_convolution(size, channels, bias, trained):
     convolution = nn.Conv2d(channels, 5, 3, stride=2, padding=1, bias=bias).double()
     plain = nn.Sequential(convolution, nn.ReLU()).requires_grad_(trained)
-    thin = with_thin_convolutions(plain)
+    thin = with_fast_layers(plain)
     assert isinstance(thin[0], ThinConv2d)
     assert_same(thin, plain, torch.rand(6, channels, *size, dtype=torch.float64))
 
@@ -49,15 +46,39 @@ def test_transposed_convolution(size, padding, bias, trained):
         5, 1, 3, stride=2, padding=1, output_padding=padding, bias=bias
     ).double()
     plain = nn.Sequential(convolution, nn.ReLU()).requires_grad_(trained)
-    thin = with_thin_convolutions(plain)
+    thin = with_fast_layers(plain)
     assert isinstance(thin[0], ThinConvTranspose2d)
     assert_same(thin, plain, torch.rand(6, 5, *size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sizes", [(300, 100), (100, 300)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("images", [1, 128])
+def test_dense_layer(sizes, bias, trained, images):
+    plain = nn.Sequential(nn.Linear(*sizes, bias=bias), nn.ReLU()).requires_grad_(trained)
+    fast = with_fast_layers(plain)
+    assert isinstance(fast[0], DenseProduct)
+    assert_same(fast, plain, torch.rand(images, sizes[0]), 1e-5)
+    assert_same(fast.double(), plain.double(), torch.rand(images, sizes[0], dtype=torch.float64))
+
+
+def test_large_products_are_left_to_onednn():
+    x = torch.rand(128, 300, requires_grad=True)
+    assert type(DenseProduct(nn.Linear(300, 100))(x).grad_fn).__name__ == "_ProductBackward"
+    assert type(DenseProduct(nn.Linear(300, 10))(x).grad_fn).__name__ == "AddmmBackward0"
+
+
+def test_without_onednn_torch_computes_them(monkeypatch):
+    monkeypatch.setattr("funn.dense_product._onednn", None)
+    plain = nn.Sequential(nn.Linear(300, 100))
+    assert_same(with_fast_layers(plain), plain, torch.rand(128, 300))
 
 
 def test_in_place_the_parameters_stay_the_same_objects():
     network = DenseAutoEncoder((1, 28, 28), [4, 8], 6)
     before = dict(network.named_parameters())
-    use_thin_convolutions(network)
+    use_fast_layers(network)
     after = dict(network.named_parameters())
     assert after.keys() == before.keys()
     assert all(after[name] is before[name] for name in before)
@@ -78,8 +99,8 @@ def test_other_convolutions_stay():
         nn.ConvTranspose2d(4, 16, 3, stride=2, padding=1),
         nn.ConvTranspose2d(4, 1, 3, stride=2),
     ]
-    kept = with_thin_convolutions(nn.ModuleList(others))
+    kept = with_fast_layers(nn.ModuleList(others))
     assert [type(module) for module in kept] == [type(module) for module in others]
     given = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1))
-    with_thin_convolutions(given)
+    with_fast_layers(given)
     assert type(given[0]) is nn.Conv2d
