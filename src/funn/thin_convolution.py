@@ -14,8 +14,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 # With more channels oneDNN's own kernel wins.
 _FEW_CHANNELS = 4
 # A stride of 2 splits an image into even and odd rows. Each row of the kernel reaches the rows of
-# one parity, from the output row of the same number plus a shift: (kernel row, parity, shift).
-_REACH = ((1, 0, 0), (0, 1, 1), (2, 1, 0))
+# one parity, from the output row of the same number plus a shift: (kernel row, parity, shift). Those
+# without a shift come first: they reach all rows of their parity.
+_REACH = ((1, 0, 0), (2, 1, 0), (0, 1, 1))
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -118,11 +119,15 @@ def _transposed(x: Tensor, weight: Tensor, size: torch.Size | list[int]) -> Tens
     # Detached, for torch.matmul chooses its kernel, and so its rounding, by requires_grad.
     parts = torch.matmul(weight.detach().reshape(outputs, -1).t(), flat.detach())
     parts = parts.view(count, channels, 3, 3, height, width)
-    image = x.new_zeros(count, channels, height, 2, width, 2)
+    image = x.new_empty(count, channels, height, 2, width, 2)
     for row, odd_row, down in _REACH:
         for column, odd_column, right in _REACH:
             reached = image[:, :, : height - down, odd_row, : width - right, odd_column]
-            reached += parts[:, :, row, column, down:, right:]
+            part = parts[:, :, row, column, down:, right:]
+            if down or right:
+                reached += part
+            else:
+                reached.copy_(part)
     whole = image.view(count, channels, 2 * height, 2 * width)
     return whole[:, :, : size[0], : size[1]]
 
