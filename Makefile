@@ -130,10 +130,11 @@ lint: env ## style and types
 bench: env ## speed of training and of the attacks against other code, in one run
 	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/foolbox2 foolbox==2.4.0
 	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/peers \
-	  adv-lib==0.2.8 adversarial-robustness-toolbox==1.20.1 \
+	  adv-lib==0.2.8 adversarial-robustness-toolbox==1.20.1 pyautoattack==0.2.0 \
 	  scikit-learn joblib threadpoolctl six narwhals cloudpickle
 	PYTHONPATH=src $(RUN) -m funn.bench
 	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m funn.bench_strong $(BENCH_RUN)
 
 reference: env ## keep the report's tables under outputs/reference and in the README (ARGS: only those)
 	PYTHONPATH=src $(RUN) -m funn.reference $(ARGS)

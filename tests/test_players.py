@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from funn.bench import eager_game
+from funn.by_hand import eager_game
 from funn.data import TensorBatches
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers

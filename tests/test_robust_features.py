@@ -12,11 +12,13 @@ from test_config import read
 
 from funn.aims import Features, Reconstruction
 from funn.build import build_module
+from funn.by_hand import eager_contrast
 from funn.checkpoint import load, save
 from funn.classifier import ClassifierStage, HeadTraining
 from funn.contrast import Contrast, Views, most_alike
 from funn.data import TensorBatches
 from funn.errors import UserError
+from funn.fast_layers import use_fast_layers
 from funn.features import spread
 from funn.fitting import fit
 from funn.networks import DenseAutoEncoder, Head
@@ -25,6 +27,7 @@ from funn.robust_features import LearnedAttacker, RobustTraining, one_cycle
 from funn.sample_attacker import Ball, climb_pixels, read_balls, search
 from funn.schema import TrainConfig, TrainerConfig
 from funn.seeding import generator
+from funn.stage_module import adam
 from funn.stages import Fit
 from funn.synthetic import SyntheticDigits
 
@@ -49,6 +52,39 @@ def test_a_search_ends_on_the_border_of_its_ball(norm, eps):
     assert torch.allclose(size.float(), torch.tensor(float(eps)), rtol=1e-4)
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_contrast_equals_the_loop_written_by_hand(tmp_path, plain):
+    """To rounding, with the same layers and optimiser and with torch's own."""
+    images = torch.randint(0, 256, (48, 1, 8, 8), dtype=torch.uint8, generator=generator("bytes"))
+    options = {"views": VIEWS, "temperature": 0.2, "neighbours": 3}
+
+    def start():
+        torch.manual_seed(0)
+        return (
+            DenseAutoEncoder((1, 8, 8), [4, 8], 6),
+            TensorBatches(images, torch.arange(48), 12, 7),
+        )
+
+    ours, batches = start()
+    module = RobustTraining(
+        ({}, ours), aim=Contrast(images, **options), balls=[Ball("l2", 0.5, 3)], clean_weight=0,
+        lr=1e-2, seed=7, probe=torch.zeros(2, 1, 8, 8), log_every=50,
+    )  # fmt: skip
+    fit(Fit(module, batches, 1), tmp_path, CPU, [], "test")
+    theirs, batches = start()
+    if not plain:
+        use_fast_layers(theirs)
+    batches.set_epoch(0)
+    eager_contrast(
+        theirs.encoder, images, batches, eps=0.5, steps=3, lr=1e-2, seed=7,
+        optimizer=torch.optim.Adam if plain else adam, **options,
+    )  # fmt: skip
+    before = start()[0].encoder.state_dict()
+    for name, value in theirs.encoder.state_dict().items():
+        assert not torch.equal(value, before[name])
+        torch.testing.assert_close(ours.encoder.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_each_image_of_a_batch_takes_its_ball_in_turn():

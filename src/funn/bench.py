@@ -11,21 +11,25 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from funn.by_hand import eager_contrast, eager_game, eager_head
 from funn.classifier import HeadTraining
 from funn.config import ROOT
+from funn.contrast import Contrast, Views
 from funn.data import TensorBatches
+from funn.dense_product import DenseProduct
 from funn.files import write_json
 from funn.fitting import fit
 from funn.memory import keep_freed_memory
@@ -33,74 +37,21 @@ from funn.networks import AutoEncoder, DenseAutoEncoder, Head
 from funn.objectives import constrained
 from funn.players import PlayerPhase, Players
 from funn.provenance import provenance
+from funn.robust_features import RobustTraining
+from funn.sample_attacker import Ball
 from funn.schema import TrainerConfig
-from funn.seeding import generator
 from funn.stages import Fit
 
 _ROUNDS = 5
 _BATCH = 128
-_BATCHES = {"init": 60, "adversarial": 60, "classifier": 400}
+_BATCHES, _HEAD_BATCHES = 60, 400
 _WARM = 10  # batches before the clock starts
 _LR = 1e-4
-
-
-def eager_game(
-    attacker: AutoEncoder,
-    defender: AutoEncoder,
-    batches: TensorBatches,
-    phase: PlayerPhase,
-    *,
-    epochs: int,
-    learning_rates: tuple[float, float],
-    beta: float,
-    gamma: float,
-    seed: int,
-    attacked_init: bool = False,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-    tick: Callable[[], None] = lambda: None,
-) -> None:
-    """The two-player training as a loop written out by hand: the oracle of tests and bench."""
-    if phase == "adversarial":
-        attacker.encoder.requires_grad_(False)
-        defender.generator.requires_grad_(False)
-    free = [[p for p in player.parameters() if p.requires_grad] for player in (attacker, defender)]
-    optimizers = [
-        optimizer(parameters, lr=lr) for parameters, lr in zip(free, learning_rates, strict=True)
-    ]
-
-    def step(player: int, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, free[player])
-        for parameter, gradient in zip(free[player], gradients, strict=True):
-            parameter.grad = gradient
-        optimizers[player].step()
-
-    for epoch in range(epochs):
-        batches.set_epoch(epoch)
-        for number, (x, _) in enumerate(batches):
-            tick()
-            draw = generator(seed, phase, epoch, number)
-            z = torch.rand(2, len(x), attacker.noise, generator=draw)
-            attacked = attacker(x, z[0])
-            loss = F.mse_loss(attacked, x)
-            if phase == "adversarial":
-                error = F.mse_loss(x, defender(attacked))
-                loss = loss + gamma * torch.relu(beta - error)
-            step(0, loss)
-            given = x
-            if phase == "adversarial" or attacked_init:
-                with torch.no_grad():
-                    given = attacker(x, z[1])
-            step(1, F.mse_loss(x, defender(given)))
-
-
-def eager_head(head: nn.Module, batches: TensorBatches, tick: Callable[[], None]) -> None:
-    """The training of the head as a loop written out by hand."""
-    optimizer = torch.optim.Adam(head.parameters(), _LR)
-    for features, labels in batches:
-        tick()
-        optimizer.zero_grad()
-        F.cross_entropy(head(features), labels).backward()
-        optimizer.step()
+_GAME: dict[str, Any] = {"beta": 0.01, "gamma": 5.0}
+_BALL: dict[str, Any] = {"eps": 3.0, "steps": 5}
+_CONTRAST: dict[str, Any] = {"views": Views(7, 1, 0.05), "temperature": 0.2, "neighbours": 10}
+# A sweep's two phases are as long, one to the other, as 9 and 31 epochs.
+_BETAS, _SWEEP, _SWEEP_ROUNDS = 8, {"init": 36, "adversarial": 124}, 3
 
 
 class _Clock(Callback):
@@ -134,76 +85,134 @@ def _ours(parts: Fit) -> float:
     return clock.per_batch()
 
 
-def _image_batches(count: int) -> TensorBatches:
+def _images(count: int) -> TensorBatches:
     images = torch.randint(0, 256, (_BATCH * count, 1, 28, 28), dtype=torch.uint8)
     return TensorBatches(images, torch.arange(len(images)), _BATCH, 0)
 
 
-def _feature_batches(count: int) -> TensorBatches:
+def _features(count: int) -> TensorBatches:
     features, labels = torch.randn(_BATCH * count, 64), torch.randint(0, 10, (_BATCH * count,))
     return TensorBatches(features, labels, _BATCH, 0)
 
 
-def our_players(phase: PlayerPhase) -> float:
+def our_players(phase: PlayerPhase, batches: int = _BATCHES) -> float:
     """Seconds a batch of one phase of the game."""
-    batches = _image_batches(_BATCHES[phase])
-    attacker, defender = _networks()
+    images = _images(batches)
     players = Players(
-        ({}, attacker),
-        ({}, defender),
+        *(({}, network) for network in _networks()),
         phase=phase,
-        objective=partial(constrained, beta=0.01, gamma=5.0),
+        objective=partial(constrained, beta=_GAME["beta"], gamma=_GAME["gamma"]),
         defender_input="clean",
         attacker_lr=_LR,
         defender_lr=_LR,
-        beta=0.01,
+        beta=_GAME["beta"],
         seed=0,
-        images=batches.inputs,
+        images=images.inputs,
         probe=torch.zeros(1, 1, 28, 28),
         log_every=50,
     )
-    return _ours(Fit(players, batches, 1))
+    return _ours(Fit(players, images, 1))
 
 
-def players_by_hand(phase: PlayerPhase, count: int | None = None) -> float:
+def players_by_hand(phase: PlayerPhase, batches: int = _BATCHES) -> float:
     """Seconds a batch of one phase of the game, as plain code."""
-    clock = _Clock()
+    clock, rates = _Clock(), (_LR, _LR)
     eager_game(
-        *_networks(), _image_batches(count or _BATCHES[phase]), phase, epochs=1,
-        learning_rates=(_LR, _LR), beta=0.01, gamma=5.0, seed=0, tick=clock.tick,
+        *_networks(), _images(batches), phase, epochs=1, learning_rates=rates, seed=0,
+        tick=clock.tick, **_GAME,
     )  # fmt: skip
     return clock.per_batch()
 
 
-def our_classifier() -> float:
-    """Seconds a batch of features of the head's training."""
-    head = Head(64, 10, [64])
-    training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0, log_every=50)
-    return _ours(Fit(training, _feature_batches(_BATCHES["classifier"]), 1))
+def our_contrast(batches: int = _BATCHES) -> float:
+    """Seconds a batch of the second phase of `defense=funn_pgd`."""
+    images, defender = _images(batches), DenseAutoEncoder((1, 28, 28), [32, 64], 128)
+    training = RobustTraining(
+        ({}, defender),
+        aim=Contrast(images.inputs, **_CONTRAST),
+        balls=[Ball("l2", **_BALL)],
+        clean_weight=0.0,
+        lr=_LR,
+        seed=0,
+        probe=torch.zeros(2, 1, 28, 28),
+        log_every=50,
+    )
+    return _ours(Fit(training, images, 1))
 
 
-def classifier_by_hand(count: int | None = None) -> float:
-    """Seconds a batch of features of the head's training, as plain code."""
-    clock = _Clock()
-    eager_head(Head(64, 10, [64]), _feature_batches(count or _BATCHES["classifier"]), clock.tick)
+def contrast_by_hand(batches: int = _BATCHES) -> float:
+    """Seconds a batch of the second phase of `defense=funn_pgd`, as plain code."""
+    clock, images = _Clock(), _images(batches)
+    encoder = DenseAutoEncoder((1, 28, 28), [32, 64], 128).encoder
+    eager_contrast(
+        encoder, images.inputs, images, lr=_LR, seed=0, tick=clock.tick, **_BALL, **_CONTRAST
+    )
     return clock.per_batch()
 
 
+def our_head(batches: int = _HEAD_BATCHES) -> float:
+    """Seconds a batch of features of the head's training."""
+    head = Head(64, 10, [64])
+    training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0, log_every=50)
+    return _ours(Fit(training, _features(batches), 1))
+
+
+def head_by_hand(batches: int = _HEAD_BATCHES) -> float:
+    """Seconds a batch of features of the head's training, as plain code."""
+    clock = _Clock()
+    eager_head(Head(64, 10, [64]), _features(batches), lr=_LR, tick=clock.tick)
+    return clock.per_batch()
+
+
+def our_sweep(workers: Sequence[Executor]) -> float:
+    """Seconds of a sweep of betas: one init phase, then each beta's game, in two processes."""
+    start = time.perf_counter()
+    workers[0].submit(our_players, "init", _SWEEP["init"]).result()
+    games = [
+        workers[place % len(workers)].submit(our_players, "adversarial", _SWEEP["adversarial"])
+        for place in range(_BETAS)
+    ]
+    for game in games:
+        game.result()
+    return time.perf_counter() - start
+
+
+def sweep_by_hand() -> float:
+    """Seconds of the same games as runs one after the other, each with its own init phase."""
+    start = time.perf_counter()
+    for _ in range(_BETAS):
+        for phase in ("init", "adversarial"):
+            players_by_hand(phase, _SWEEP[phase])
+    return time.perf_counter() - start
+
+
 def product_rate() -> float:
-    """Floating point operations a second of one large product of matrices."""
-    a, b = torch.randn(2, 1024, 1024)
-    best = math.inf
-    for _ in range(10):
+    """Floating point operations a second of one large product of matrices, by MKL or oneDNN."""
+    x, best = torch.randn(1024, 1024), math.inf
+    products = (linear := nn.Linear(1024, 1024).requires_grad_(False)), DenseProduct(linear)
+    for product in products * 10:
         start = time.perf_counter()
-        a @ b
+        product(x)
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
+
+
+class _NoModules(AbstractContextManager):  # type: ignore[type-arg]
+    """For a count over all modules."""
+
+    parents = ("Global",)
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def operations(by_hand: Callable[[int], float]) -> float:
     """Floating point operations of the products of matrices of one batch, as plain code does it."""
     batches = _WARM + 2
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    # torch's own cannot follow autograd.grad.
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with counter:
         by_hand(batches)
     return float(counter.get_total_flops()) / batches
 
@@ -225,6 +234,32 @@ def compare(
     }
 
 
+def compare_sweeps(plain: Executor) -> dict[str, float]:
+    """Time the sweep of betas in two processes of one thread, against runs one after the other."""
+    method = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, method, _worker) as first,
+        ProcessPoolExecutor(1, method, _worker) as second,
+    ):
+        workers = (first, second)
+        for worker in workers:
+            worker.submit(our_players, "adversarial", _WARM + 2).result()
+        times = [
+            (our_sweep(workers), plain.submit(sweep_by_hand).result())
+            for _ in tqdm(range(_SWEEP_ROUNDS), desc=f"sweep of {_BETAS} betas")
+        ]
+    return {
+        "ours_s": statistics.median(mine for mine, _ in times),
+        "by_hand_s": statistics.median(plainly for _, plainly in times),
+        "speedup": statistics.median(plainly / mine for mine, plainly in times),
+    }
+
+
+def _worker() -> None:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+
+
 def main() -> None:
     """Run every comparison, print the table, and write outputs/bench/bench.json."""
     keep_freed_memory()
@@ -234,19 +269,26 @@ def main() -> None:
             partial(our_players, "adversarial"),
             partial(players_by_hand, "adversarial"),
         ),
-        "classifier": (our_classifier, classifier_by_hand),
+        "funn_pgd": (our_contrast, contrast_by_hand),
+        "classifier": (our_head, head_by_hand),
     }
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as plain:
         rows = {name: compare(name, *pair, plain) for name, pair in pairs.items()}
-    print("\n| phase | ours, ms a batch | by hand | the products alone | speedup |")
+        sweep = compare_sweeps(plain)
+    print("\n| training | ours, ms a batch | by hand | the products alone | speedup |")
     print("| --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         print(
             f"| {name} | {row['ours_ms']:.2f} | {row['by_hand_ms']:.2f} | {row['limit_ms']:.2f} "
             f"| {row['speedup']:.2f} |"
         )
+    print(
+        f"\nA sweep of {_BETAS} betas, {_SWEEP['init']} and {_SWEEP['adversarial']} batches each: "
+        f"{sweep['ours_s']:.1f} s, one after the other by hand {sweep['by_hand_s']:.1f} s, "
+        f"speedup {sweep['speedup']:.2f}"
+    )
     path = ROOT / "outputs" / "bench" / "bench.json"
-    write_json(path, {"training": rows, **provenance()})
+    write_json(path, {"training": rows, "sweep": sweep, **provenance()})
     print(path)
 
 

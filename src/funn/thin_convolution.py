@@ -14,8 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 # With more channels oneDNN's own kernel wins.
 _FEW_CHANNELS = 4
 # A stride of 2 splits an image into even and odd rows. Each row of the kernel reaches the rows of
-# one parity, from the output row of the same number plus a shift: (kernel row, parity, shift). Those
-# without a shift come first: they reach all rows of their parity.
+# one parity, from the output row of the same number plus a shift: (kernel row, parity, shift).
+# Those without a shift come first: they reach all rows of their parity.
 _REACH = ((1, 0, 0), (2, 1, 0), (0, 1, 1))
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
