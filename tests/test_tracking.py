@@ -1,11 +1,13 @@
 """W&B runs, read back from the offline files."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,46 @@ def test_a_server_that_does_not_answer_costs_half_a_minute_and_nothing_else(tmp_
     (run,) = runs(tmp_path)
     assert run["state"] == "finished"
     assert "epoch/defender_loss" in run["summary"]
+
+
+class OpensOneRun(BaseHTTPRequestHandler):
+    """A W&B server that lets a run open, and is gone from then on."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        run = {
+            "id": "r", "name": asked["variables"]["name"], "displayName": "r", "config": "{}",
+            "historyLineCount": 0,
+            "project": {"id": "p", "name": "funn", "entity": {"id": "e", "name": "me"}},
+        }  # fmt: skip
+        answer = json.dumps({"data": {"upsertBucket": {"bucket": run, "inserted": True}}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+        threading.Thread(target=self.server.shutdown, daemon=True).start()
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_server_that_falls_silent_later_costs_a_minute_and_nothing_else(tmp_path):
+    gone = ThreadingHTTPServer(("127.0.0.1", 0), OpensOneRun)
+
+    def serve():
+        gone.serve_forever()
+        gone.server_close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    done = run_command(
+        "train.py", *WITH_WANDB, "phase=init", "logger.mode=online", f"output_dir={tmp_path}",
+        WANDB_MODE=None, WANDB_API_KEY="0" * 40, HOME=str(tmp_path),
+        WANDB_BASE_URL=f"http://127.0.0.1:{gone.server_port}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    sends_it = re.search(r"W&B has not taken all of .*`wandb sync (\S+)` sends it", done.stderr)
+    assert list(Path(sends_it[1]).glob("*.wandb"))
+    (result,) = tmp_path.glob("train/init-*/init/result.json")
+    assert json.loads(result.read_text())["metrics"]["defender_loss"] > 0

@@ -26,7 +26,8 @@ AXES = {"batch": "trainer/global_step", "epoch": "epoch", "curve": "curve/iterat
 # The keys of the pictures of the game, and of the table of attacks.
 IMAGES = "clean, attacked, restored, clean restored"
 EVALUATED = "attacks"
-_PATIENCE = 30.0  # seconds
+_PATIENCE = 30.0  # seconds for a run to open ...
+_LAST_PATIENCE = 60.0  # ... and for what is left to be sent when it ends
 _ORIGIN = ("run", "defense", "source", "attack", "protocol")
 _FIGURES = (
     "success_rate", "success_rate_verified", "noise_level", "noise_level_verified", "median_l2",
@@ -66,7 +67,13 @@ def wandb_run(
         yield run
         exit_code = 0
     finally:
-        run.finish(exit_code=exit_code)
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            log.warning(
+                "W&B has not taken all of %s within %.0f s: `wandb sync %s` sends it later",
+                name, _LAST_PATIENCE, Path(run.dir).parent,
+            )  # fmt: skip
 
 
 def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
@@ -173,9 +180,15 @@ def _open(
         "group": launch.group,
         "job_type": job_type,
         "config": dict(config),
-        # A server that accepts and never answers would hold up the work for a minute and a half.
+        # A server that never answers would hold up the opening for a minute and a half, and one
+        # that falls silent later the end for hours.
         "settings": wandb.Settings(
-            console="off", x_disable_stats=True, silent=True, init_timeout=_PATIENCE
+            console="off",
+            x_disable_stats=True,
+            silent=True,
+            init_timeout=_PATIENCE,
+            finish_timeout=_LAST_PATIENCE,
+            finish_timeout_raises=True,
         ),
     }
     mode = _mode(settings.mode)
