@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from funn.aims import Aim, Contest
 from funn.data import to_unit
+from funn.dense_product import products
 from funn.features import encode
 from funn.networks import AutoEncoder
 from funn.schema import above, at_least, require
@@ -98,7 +99,7 @@ class Contrast(Aim):
         return Contest(views, torch.arange(len(x), device=x.device), distance)
 
 
-def most_alike(features: Tensor, count: int, rows: int = 1000) -> Tensor:
+def most_alike(features: Tensor, count: int, rows: int = 100) -> Tensor:
     """Each image's likest by the cosine of the features, itself among them (N, count + 1).
 
     Args:
@@ -107,7 +108,9 @@ def most_alike(features: Tensor, count: int, rows: int = 1000) -> Tensor:
         rows: how many are compared with all at a time.
     """
     features = F.normalize(features, dim=1)
-    parts = [(part @ features.T).topk(count + 1, dim=1).indices for part in features.split(rows)]
+    parts = [
+        products(part, features).topk(count + 1, dim=1).indices for part in features.split(rows)
+    ]
     return torch.cat(parts)
 
 

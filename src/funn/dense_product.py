@@ -61,6 +61,13 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     return _times(x.t(), gradient.t()).t()
 
 
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """The inner products (N, O) of the rows of a (N, I) and of b (O, I); large, without gradient."""
+    if _onednn is None or a.is_cuda or a.dtype != torch.float32:
+        return a @ b.t()
+    return _times(a, b)
+
+
 def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """The product (N, O) of a (N, I) and the transpose of b (O, I), plus a bias (O,)."""
     assert _onednn is not None
