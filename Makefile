@@ -135,6 +135,8 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 	PYTHONPATH=src $(RUN) -m funn.bench
 	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
 	PYTHONPATH=src $(RUN) -m funn.bench_strong $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m funn.bench_size
+	PYTHONPATH=src $(RUN) -m funn.bench_plots
 
 reference: env ## keep the report's tables under outputs/reference and in the README (ARGS: only those)
 	PYTHONPATH=src $(RUN) -m funn.reference $(ARGS)

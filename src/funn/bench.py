@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from torch import nn
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ _ROUNDS = 5
 _BATCH = 128
 _BATCHES, _HEAD_BATCHES = 60, 400
 _WARM = 10  # batches before the clock starts
+_OPERATORS = 12  # in the profile
 _LR = 1e-4
 _GAME: dict[str, Any] = {"beta": 0.01, "gamma": 5.0}
 _BALL: dict[str, Any] = {"eps": 3.0, "steps": 5}
@@ -72,16 +74,25 @@ class _Clock(Callback):
         return (self.starts[-1] - self.starts[_WARM]) / (len(self.starts) - 1 - _WARM)
 
 
-def _networks() -> tuple[AutoEncoder, AutoEncoder]:
-    shape, channels = (1, 28, 28), [16, 32]
-    return DenseAutoEncoder(shape, channels, 64, 16), DenseAutoEncoder(shape, channels, 64)
+def _networks(width: int = 1) -> tuple[AutoEncoder, AutoEncoder]:
+    shape, channels, features = (1, 28, 28), [16 * width, 32 * width], 64 * width
+    return (
+        DenseAutoEncoder(shape, channels, features, 16),
+        DenseAutoEncoder(shape, channels, features),
+    )
 
 
-def _ours(parts: Fit) -> float:
-    clock = _Clock()
-    parts.callbacks = [*parts.callbacks, clock]
+def train(parts: Fit) -> None:
+    """Train as a command does, in a folder that is not kept."""
     with tempfile.TemporaryDirectory() as folder:
         fit(parts, Path(folder), TrainerConfig(accelerator="cpu", devices=1), [], "bench")
+
+
+def timed(parts: Fit) -> float:
+    """Seconds a batch."""
+    clock = _Clock()
+    parts.callbacks = [*parts.callbacks, clock]
+    train(parts)
     return clock.per_batch()
 
 
@@ -95,11 +106,10 @@ def _features(count: int) -> TensorBatches:
     return TensorBatches(features, labels, _BATCH, 0)
 
 
-def our_players(phase: PlayerPhase, batches: int = _BATCHES) -> float:
-    """Seconds a batch of one phase of the game."""
-    images = _images(batches)
+def game(phase: PlayerPhase, images: TensorBatches, width: int = 1) -> Fit:
+    """One epoch of one phase of the game, by networks of so many times the paper's channels."""
     players = Players(
-        *(({}, network) for network in _networks()),
+        *(({}, network) for network in _networks(width)),
         phase=phase,
         objective=partial(constrained, beta=_GAME["beta"], gamma=_GAME["gamma"]),
         defender_input="clean",
@@ -111,7 +121,27 @@ def our_players(phase: PlayerPhase, batches: int = _BATCHES) -> float:
         probe=torch.zeros(1, 1, 28, 28),
         log_every=50,
     )
-    return _ours(Fit(players, images, 1))
+    return Fit(players, images, 1)
+
+
+def contrast(images: TensorBatches, width: int = 2) -> Fit:
+    """One epoch of the second phase of `defense=funn_pgd`."""
+    training = RobustTraining(
+        ({}, _networks(width)[1]),
+        aim=Contrast(images.inputs, **_CONTRAST),
+        balls=[Ball("l2", **_BALL)],
+        clean_weight=0.0,
+        lr=_LR,
+        seed=0,
+        probe=torch.zeros(2, 1, 28, 28),
+        log_every=50,
+    )
+    return Fit(training, images, 1)
+
+
+def our_players(phase: PlayerPhase, batches: int = _BATCHES) -> float:
+    """Seconds a batch of one phase of the game."""
+    return timed(game(phase, _images(batches)))
 
 
 def players_by_hand(phase: PlayerPhase, batches: int = _BATCHES) -> float:
@@ -126,26 +156,21 @@ def players_by_hand(phase: PlayerPhase, batches: int = _BATCHES) -> float:
 
 def our_contrast(batches: int = _BATCHES) -> float:
     """Seconds a batch of the second phase of `defense=funn_pgd`."""
-    images, defender = _images(batches), DenseAutoEncoder((1, 28, 28), [32, 64], 128)
-    training = RobustTraining(
-        ({}, defender),
-        aim=Contrast(images.inputs, **_CONTRAST),
-        balls=[Ball("l2", **_BALL)],
-        clean_weight=0.0,
-        lr=_LR,
-        seed=0,
-        probe=torch.zeros(2, 1, 28, 28),
-        log_every=50,
-    )
-    return _ours(Fit(training, images, 1))
+    return timed(contrast(_images(batches)))
 
 
 def contrast_by_hand(batches: int = _BATCHES) -> float:
     """Seconds a batch of the second phase of `defense=funn_pgd`, as plain code."""
     clock, images = _Clock(), _images(batches)
-    encoder = DenseAutoEncoder((1, 28, 28), [32, 64], 128).encoder
     eager_contrast(
-        encoder, images.inputs, images, lr=_LR, seed=0, tick=clock.tick, **_BALL, **_CONTRAST
+        _networks(2)[1].encoder,
+        images.inputs,
+        images,
+        lr=_LR,
+        seed=0,
+        tick=clock.tick,
+        **_BALL,
+        **_CONTRAST,
     )
     return clock.per_batch()
 
@@ -154,7 +179,7 @@ def our_head(batches: int = _HEAD_BATCHES) -> float:
     """Seconds a batch of features of the head's training."""
     head = Head(64, 10, [64])
     training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0, log_every=50)
-    return _ours(Fit(training, _features(batches), 1))
+    return timed(Fit(training, _features(batches), 1))
 
 
 def head_by_hand(batches: int = _HEAD_BATCHES) -> float:
@@ -217,6 +242,23 @@ def operations(by_hand: Callable[[int], float]) -> float:
     return float(counter.get_total_flops()) / batches
 
 
+def profile(phase: PlayerPhase) -> list[dict[str, Any]]:
+    """The operators that take longest in our training, with milliseconds a batch of their own."""
+    parts = game(phase, _images(_BATCHES))
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+        train(parts)
+    events = [event for event in profiler.key_averages() if event.self_cpu_time_total]
+    events.sort(key=lambda event: -event.self_cpu_time_total)
+    return [
+        {
+            "operator": event.key.removeprefix("aten::"),
+            "calls": event.count / _BATCHES,
+            "ms": event.self_cpu_time_total / 1000 / _BATCHES,
+        }
+        for event in events[:_OPERATORS]
+    ]
+
+
 def compare(
     name: str, ours: Callable[[], float], by_hand: Callable[..., float], plain: Executor
 ) -> dict[str, float]:
@@ -275,6 +317,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as plain:
         rows = {name: compare(name, *pair, plain) for name, pair in pairs.items()}
         sweep = compare_sweeps(plain)
+    operators = profile("adversarial")
     print("\n| training | ours, ms a batch | by hand | the products alone | speedup |")
     print("| --- | --- | --- | --- | --- |")
     for name, row in rows.items():
@@ -287,8 +330,13 @@ def main() -> None:
         f"{sweep['ours_s']:.1f} s, one after the other by hand {sweep['by_hand_s']:.1f} s, "
         f"speedup {sweep['speedup']:.2f}"
     )
+    print("\n| operator, of our adversarial phase | calls a batch | ms a batch |")
+    print("| --- | --- | --- |")
+    for row in operators:
+        print(f"| {row['operator']} | {row['calls']:.1f} | {row['ms']:.2f} |")
     path = ROOT / "outputs" / "bench" / "bench.json"
-    write_json(path, {"training": rows, "sweep": sweep, **provenance()})
+    content = {"training": rows, "sweep": sweep, "profile": operators}
+    write_json(path, content | provenance())
     print(path)
 
 

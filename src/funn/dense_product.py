@@ -62,7 +62,7 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
-    """The inner products (N, O) of the rows of a (N, I) and of b (O, I); large, without gradient."""
+    """All inner products (N, O) of rows of a (N, I) and of b (O, I): many, without gradient."""
     if _onednn is None or a.is_cuda or a.dtype != torch.float32:
         return a @ b.t()
     return _times(a, b)

@@ -18,7 +18,7 @@ from funn.robustness_curve import curve, eps_at, largest
 _DASHES = ("solid", "dash", "dot")  # of the lines when the colours have run out
 _ITERATIONS = 1000  # the most that the paper speaks of
 
-_LAYOUT = {
+LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "title_font_size": 15,
@@ -27,7 +27,7 @@ _LAYOUT = {
     "legend": {"orientation": "h", "y": -0.25},
 }
 _HEIGHT, _LINE, _LEGEND = 420, 12, 6  # pixels; of an entry of the legend; entries that take no room
-_GRID = {"gridcolor": "rgba(128,128,128,.3)", "zerolinecolor": "rgba(128,128,128,.5)"}
+GRID = {"gridcolor": "rgba(128,128,128,.3)", "zerolinecolor": "rgba(128,128,128,.5)"}
 
 
 def figure(title: str, x: str, y: str, traces: Sequence[go.Scatter]) -> go.Figure:
@@ -35,9 +35,9 @@ def figure(title: str, x: str, y: str, traces: Sequence[go.Scatter]) -> go.Figur
     drawn = go.Figure(list(traces))
     named = sum(trace.showlegend is not False for trace in traces)
     height = _HEIGHT + _LINE * max(named - _LEGEND, 0)
-    drawn.update_layout(title=title, height=height, **_LAYOUT)
-    drawn.update_xaxes(title=x, **_GRID)
-    drawn.update_yaxes(title=y, **_GRID)
+    drawn.update_layout(title=title, height=height, **LAYOUT)
+    drawn.update_xaxes(title=x, **GRID)
+    drawn.update_yaxes(title=y, **GRID)
     return drawn
 
 
