@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,25 @@ def test_an_attack_that_returns_nan_has_no_success(model, labelled, tmp_path):
     rows = attack_all(Broken(model), tmp_path, labelled)
     attacked = [row for row in rows if row["label"] == row["clean_prediction"]]
     assert not any(row["success_tracked"] or row["success_verified"] for row in attacked)
+
+
+def test_damaged_records_are_never_read_as_others(model, labelled, tmp_path):
+    attack_all(torchattacks.FGSM(model, eps=0.05), tmp_path, labelled)
+    path = tmp_path / "records.parquet"
+    whole, table = path.read_bytes(), read_table(path)
+    caught = 0
+    for place in range(0, len(whole), 41):
+        flipped = bytearray(whole)
+        flipped[place] ^= 8
+        path.write_bytes(flipped)
+        with suppress(UserError):
+            assert read_table(path).equals(table)  # a byte that no value hangs on
+            continue
+        caught += 1
+    assert caught > 100
+    path.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="is damaged: remove"):
+        read_table(path)
 
 
 def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp_path):

@@ -53,7 +53,7 @@ _GAME: dict[str, Any] = {"beta": 0.01, "gamma": 5.0}
 _BALL: dict[str, Any] = {"eps": 3.0, "steps": 5}
 _CONTRAST: dict[str, Any] = {"views": Views(7, 1, 0.05), "temperature": 0.2, "neighbours": 10}
 # A sweep's two phases are as long, one to the other, as 9 and 31 epochs.
-_BETAS, _SWEEP, _SWEEP_ROUNDS = 8, {"init": 36, "adversarial": 124}, 3
+_BETAS, _SWEEP, _SWEEP_ROUNDS = 8, {"init": 72, "adversarial": 248}, 2
 
 
 class _Clock(Callback):

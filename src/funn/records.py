@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.result import AttackResult
+from funn.errors import UserError
 from funn.files import replace_file
 
 SCHEMA = pa.schema(
@@ -117,13 +118,29 @@ def write_table(path: Path, table: pa.Table, seconds: float | None = None) -> No
     """Write a Parquet file, whole or not at all; `seconds` is kept beside the rows."""
     facts = None if seconds is None else {"seconds": repr(seconds)}
     stream = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(facts), stream)
+    pq.write_table(table.replace_schema_metadata(facts), stream, write_page_checksum=True)
     replace_file(path, stream.getvalue().to_pybytes())
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file of records."""
-    return pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+def read_table(path: Path, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Read a Parquet file, of records unless `schema` is another.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise UserError(_damaged(path)) from error
+    if not table.schema.equals(schema):  # the checksums are of the pages alone
+        raise UserError(_damaged(path))
+    return table
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: remove {path.parent} and type the command that made it again"
 
 
 def read_seconds(path: Path) -> float:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from funn.victims import Victim, seen_as
 FOLDER = "worst"
 RADII, SUMMARY = "radii.parquet", "robust_accuracy.json"
 NORMS = ("l0", "l2", "linf")
+_SCHEMA = pa.schema([(norm, pa.float32()) for norm in NORMS])
 # An image on the border of a ball may lie outside by rounding.
 _ROUNDING = 1e-6
 Radii = dict[str, Tensor]
@@ -109,7 +109,7 @@ def attackers(
 
 def read_radii(path: Path) -> Radii:
     """Read the distance (N,) of each image's nearest adversarial image, by norm."""
-    table = pq.read_table(path)
+    table = read_table(path, _SCHEMA)
     return {norm: torch.from_numpy(table[norm].to_numpy().copy()) for norm in NORMS}
 
 
