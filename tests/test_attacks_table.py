@@ -124,6 +124,10 @@ ROWS = [
     ),
 ]
 every_attack = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+# As torchattacks' users call an attack, and as an evaluation does.
+each_way = pytest.mark.parametrize(
+    "attack_by", [lambda attack: attack, lambda attack: attack.run], ids=["call", "run"]
+)
 
 
 class Network(nn.Module):
@@ -280,8 +284,9 @@ def test_other_shapes_and_numbers_of_classes(
 
 
 @every_attack
+@each_way
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_left_as_found(row: Row, fails: bool) -> None:
+def test_the_model_is_left_as_found(row: Row, attack_by: Any, fails: bool) -> None:
     model = Network()
     images, labels = draw(model)
     model.train()
@@ -292,7 +297,8 @@ def test_the_model_is_left_as_found(row: Row, fails: bool) -> None:
     calls = []
 
     def hook(module: nn.Module, inputs: Any) -> None:
-        calls.append(module.training)
+        calls.append(any(part.training for part in module.modules()))
+        assert not any(parameter.requires_grad for parameter in module.parameters())
         torch.rand(1)  # a model that draws, even in eval mode
         if fails and len(calls) == 2:
             raise RuntimeError("broken")
@@ -300,9 +306,9 @@ def test_the_model_is_left_as_found(row: Row, fails: bool) -> None:
     model.register_forward_pre_hook(hook)
     if fails:
         with pytest.raises(RuntimeError, match="broken"):
-            row.make(model)(images, labels)
+            attack_by(row.make(model))(images, labels)
     else:
-        row.make(model)(images, labels)
+        attack_by(row.make(model))(images, labels)
     assert calls
     assert not any(calls)
     assert model.training
@@ -316,14 +322,15 @@ def test_the_model_is_left_as_found(row: Row, fails: bool) -> None:
 
 
 @every_attack
+@each_way
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_without_gradients_around_it(row: Row, mode: Any) -> None:
+def test_works_without_gradients_around_it(row: Row, attack_by: Any, mode: Any) -> None:
     model = Network()
     images, labels = draw(model)
     expected = row.make(model)(images, labels)
     with mode():
-        inside = row.make(model)(images.clone(), labels.clone())
-    assert torch.equal(inside, expected)
+        inside = attack_by(row.make(model))(images.clone(), labels.clone())
+    assert torch.equal(getattr(inside, "adversarials", inside), expected)
 
 
 @every_attack
@@ -408,6 +415,7 @@ def test_logits_that_are_not_finite_are_no_success(
     ("images", "labels"),
     [
         (torch.full((2, 1, 8, 8), 1.5), torch.zeros(2, dtype=torch.int64)),
+        (torch.full((2, 1, 8, 8), -0.5), torch.zeros(2, dtype=torch.int64)),
         (torch.full((2, 1, 8, 8), math.nan), torch.zeros(2, dtype=torch.int64)),
         (torch.zeros(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64)),
         (torch.zeros(2, 64), torch.zeros(2, dtype=torch.int64)),

@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from funn.checkpoint import load, save
+from funn.checkpoint import load, read, save
 from funn.errors import UserError
 from funn.networks import DenseAutoEncoder
 
@@ -77,6 +77,12 @@ def test_anything_else_is_refused(tmp_path, capsys, content):
     with pytest.raises(UserError):
         load(tmp_path / "model.ckpt")
     assert "executed" not in capsys.readouterr().out
+
+
+def test_a_resume_file_holds_a_dictionary(tmp_path):
+    torch.save([1, 2], tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        read(tmp_path / "last.ckpt")
 
 
 def test_a_spec_can_build_networks_only(tmp_path):

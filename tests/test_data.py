@@ -154,6 +154,17 @@ def test_a_truncated_file_is_one_clear_line(tmp_path, tiny_mnist):
         _ = MNIST(tmp_path).train
 
 
+@pytest.mark.parametrize("name", MNIST.md5)
+def test_a_file_of_the_right_size_with_other_content_is_one_clear_line(tmp_path, tiny_mnist, name):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for other, content in tiny_mnist.items():
+        (raw / other).write_bytes(content)
+    (raw / name).write_bytes(tiny_mnist[name][:-1] + b"x")
+    with pytest.raises(UserError, match=rf"{name} is damaged .*delete it"):
+        MNIST(tmp_path).load()
+
+
 def test_fashion_mnist_comes_from_debians_package_where_it_is_installed(tmp_path, monkeypatch):
     debian = tmp_path / "usr"
     debian.mkdir()

@@ -16,7 +16,7 @@ from filelock import FileLock
 from torch import nn
 
 from funn import victims
-from funn.attacking import predict, run_attack
+from funn.attacking import attack_batch, predict, run_attack
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.data import Images
 from funn.errors import UserError
@@ -108,6 +108,37 @@ def test_damaged_records_are_never_read_as_others(model, labelled, tmp_path):
     path.write_bytes(whole[:-100])
     with pytest.raises(UserError, match="is damaged: remove"):
         read_table(path)
+
+
+def test_what_leaves_the_unit_range_is_not_verified(model, labelled, tmp_path):
+    class Far(torchattacks.FGSM):
+        def forward(self, images, labels):
+            return 1 - 9 * images
+
+    rows = attack_all(Far(model), tmp_path, labelled)
+    attacked = [row for row in rows if row["label"] == row["clean_prediction"]]
+    assert any(row["success_tracked"] for row in attacked)
+    assert any(row["margin"] < 0 for row in attacked)
+    assert not any(row["success_verified"] for row in attacked)
+
+
+@pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_any_torchattacks_attack_leaves_the_model_as_found(images, around):
+    """Torchattacks alone puts all modules into one mode, and draws from the global state."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).train()
+    model[1].eval()
+    attack = torchattacks.PGD(model, eps=0.1, steps=2)
+    before = torch.get_rng_state()
+    with around():
+        found = attack_batch(attack, images.floats(), images.labels)
+    assert found.adversarials.shape == images.floats().shape
+    assert model.training
+    assert model[2].training
+    assert not model[1].training
+    assert model[1].weight.requires_grad
+    assert model[1].weight.grad is None
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp_path):
@@ -257,6 +288,15 @@ def softmax():
     return nn.Sequential(linear, nn.Softmax(1))
 def three():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+class First(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = linear
+    def forward(self, x):
+        return self.linear(x[:1])
+class Single(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) @ torch.ones(784, 10)
 def text():
     return "no module"
 """
@@ -296,6 +336,8 @@ def test_what_is_no_classifier(victim_module, name, message):
     [
         ("softmax", (2, 1, 28, 28), "probabilities"),
         ("three", (2, 1, 28, 28), "10 classes or more"),
+        ("First", (2, 1, 28, 28), r"gives outputs \(1, 10\)"),
+        ("Single", (2, 1, 28, 28), "cannot classify"),  # not in float64
         ("linear", (2, 3, 32, 32), "cannot classify"),
     ],
 )

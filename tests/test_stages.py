@@ -118,6 +118,25 @@ def test_a_checkpoint_that_changed_is_refused(folder):
         folder.result()
 
 
+def test_a_finished_stage_whose_checkpoint_is_gone_is_refused(folder):
+    folder.write_status("finished")
+    folder.checkpoint.unlink()
+    with pytest.raises(UserError, match="damaged or was changed"):
+        folder.result()
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_what_another_process_has_finished_stays_finished(folder, error):
+    def work():
+        with folder.reporting():
+            folder.write_status("finished")  # by another process, meanwhile
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert folder.state() == "finished"
+
+
 @pytest.mark.parametrize(
     ("error", "state"),
     [
@@ -151,6 +170,13 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [item.name for item in path.parent.iterdir()] == ["file"]
+
+
+def test_nothing_is_written_outside_of_the_folder(tmp_path, monkeypatch):
+    """A rename from elsewhere may cross file systems, which is no rename."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    replace_file(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def fail(*arguments):
