@@ -132,7 +132,7 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/peers \
 	  adv-lib==0.2.8 adversarial-robustness-toolbox==1.20.1 pyautoattack==0.2.0 \
 	  scikit-learn joblib threadpoolctl six narwhals cloudpickle
-	PYTHONPATH=src $(RUN) -m funn.bench
+	PYTHONPATH=src KINETO_LOG_LEVEL=9 $(RUN) -m funn.bench
 	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
 	PYTHONPATH=src $(RUN) -m funn.bench_strong $(BENCH_RUN)
 	PYTHONPATH=src $(RUN) -m funn.bench_size

@@ -197,6 +197,8 @@ def test_an_option_that_the_target_does_not_take():
         ("train.py phase=int", "adversarial, all, classifier, init"),
         ("train.py betta=1", "unknown key betta"),
         ("train.py beta=-1", "beta=-1.0 must be above 0"),
+        ("train.py beta=???", "error: missing: give beta=..."),
+        ("train.py ~beta", "error: missing: give beta=..."),
         ("train.py beta=abc", "beta=abc: Value 'abc'"),
         ("train.py init.epochs=-1", "init.epochs=-1 must be 0 or more"),
         ("train.py classifier.batch_size=0", "classifier.batch_size=0 must be 1 or more"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchattacks
 from conftest import run_command
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import nn
 
 from funn import victims
@@ -24,7 +24,9 @@ from funn.examination import check_extras
 from funn.metrics import iteration_curve, summarize, within_steps
 from funn.parts import attack_parts, lock_of, merge, parts
 from funn.records import read_table
+from funn.schema import Trial
 from funn.synthetic import SyntheticDigits
+from funn.trials import finished, locate_trial, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,16 @@ def test_any_torchattacks_attack_leaves_the_model_as_found(images, around):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_an_attack_returns_is_judged_in_eval_mode(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Dropout(0.5)).train()
+    modes = []
+    model.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    before = torch.get_rng_state()
+    attack_batch(torchattacks.FGSM(model), images.floats(), images.labels)
+    assert modes == [False, False]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp_path):
     """An oblivious attacker: successes are tracked against one classifier, verified by another."""
     other = copy.deepcopy(model)
@@ -246,6 +258,33 @@ def test_a_part_that_another_process_attacks_comes_last(model, labelled, tmp_pat
 def test_what_another_process_has_merged_is_left(model, labelled, tmp_path):
     attack_parts(DeepFool(model), tmp_path, model, labelled, 16, "test", finished=lambda: True)
     assert not parts(tmp_path)
+
+
+def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
+    """Under the folder's lock; the parts are gone when another comes to it."""
+    trial = Trial("fgsm", "strict", None, {"_target_": "funn.attacks.FGSM", "eps": 0.1})
+    victim = victims.Victim("mine", model, "", None, {})
+    config = SimpleNamespace(reuse=True, batch_size=60, begins=0.0, suite=None, resolved=dict)
+    folder = locate_trial(tmp_path, trial, victim, labelled)
+    begun, sums = [], []
+
+    def attacked(*arguments):
+        begun.append(1)
+        attack_parts(*arguments)
+        if len(begun) == 1:
+            run_trial(trial, folder, config, victim, labelled, 60)  # another process is first
+
+    def merged(*arguments):
+        sums.append(1)
+        with pytest.raises(Timeout):
+            FileLock(folder.path / ".lock").acquire(timeout=0)
+        return merge(*arguments)
+
+    monkeypatch.setattr("funn.trials.attack_parts", attacked)
+    monkeypatch.setattr("funn.trials.merge", merged)
+    run_trial(trial, folder, config, victim, labelled, 60)
+    assert (len(begun), len(sums)) == (2, 1)
+    assert finished(folder)
 
 
 def test_a_part_that_vanished_is_missed(model, labelled, tmp_path):

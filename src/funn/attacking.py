@@ -51,13 +51,14 @@ def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
     if isinstance(attack, BatchedAttack):
         return attack.run(images, labels)
     model = attack.model
-    with untouched(model), counted(model) as passes:
-        adversarials = attack(images.clone(), labels.clone()).detach()
+    with untouched(model):
+        with counted(model) as passes:
+            adversarials = attack(images.clone(), labels.clone()).detach()
+        with torch.no_grad():
+            logits = model(adversarials)
     unknown = torch.full((len(images),), -1)
     forwards, backwards = (torch.full_like(unknown, round(n / len(images))) for n in passes)
     finite = adversarials.flatten(1).isfinite().all(1)  # the argmax of NaN is no success
-    with torch.no_grad():
-        logits = model(adversarials)
     success = finite & (logits.argmax(1) != labels)
     closest = margins(logits, labels).abs()
     return AttackResult(adversarials, success, unknown, closest, forwards, backwards)

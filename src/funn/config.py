@@ -45,8 +45,6 @@ def read_config(cfg: DictConfig, kind: type[Config]) -> Config:
     Raises:
         UserError: for a missing value, a wrong type or a value out of range.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    require(not missing, f"missing: give {', '.join(f'{key}=...' for key in missing)}")
     choices = {
         group: choice
         for group, choice in HydraConfig.get().runtime.choices.items()
@@ -55,6 +53,10 @@ def read_config(cfg: DictConfig, kind: type[Config]) -> Config:
     declared = compose(
         HydraConfig.get().job.config_name, [f"{group}={name}" for group, name in choices.items()]
     )
+    # One that was typed as `~key` is in neither.
+    missing = OmegaConf.missing_keys(cfg) | {str(key) for key in declared if key not in cfg}
+    names = ", ".join(f"{key}=..." for key in sorted(missing))
+    require(not missing, f"missing: give {names}")
     for group in choices:
         if group in cfg:
             plain = OmegaConf.to_container(cfg[group], resolve=True)
