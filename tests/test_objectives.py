@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from funn.objectives import (
     mse_each,
     printed,
 )  # fmt: skip
+from funn.phases import Adversarial
 
 
 def test_mse_is_the_mean_over_pixels_and_batch():
@@ -68,6 +72,17 @@ def test_a_gamma_that_follows_the_constraint():
     with pytest.raises(UserError, match="one gamma for all images"):
         objective(torch.zeros(2), torch.zeros(2))
     assert "gamma" in objective.state_dict()  # a resumed training goes on from it
+
+
+@pytest.mark.parametrize("each_image", [False, True])
+def test_one_gamma_for_the_errors_of_single_images_is_refused_before_any_training(each_image):
+    dual = {"_target_": "funn.objectives.DualAscent", "rate": 1.0}
+    config = SimpleNamespace(
+        beta=0.01, gamma=5.0, objective={"attacker": dual, "each_image": each_image}
+    )
+    refused = pytest.raises(UserError, match="one gamma for all") if each_image else nullcontext()
+    with refused:
+        Adversarial().check(config)
 
 
 def test_an_objective_is_a_function_or_keeps_a_state():

@@ -80,6 +80,9 @@ def minimax(perturbation: Tensor, error: Tensor, *, beta: float, gamma: float) -
     return (-error + gamma * violation(perturbation - beta)).mean()
 
 
+ONE_GAMMA = "objective=dual has one gamma for all images: leave objective.each_image=false"
+
+
 class DualAscent(nn.Module):
     """`perturbation + gamma * (beta - error)`, where gamma follows the constraint of Eq. 5.
 
@@ -110,9 +113,7 @@ class DualAscent(nn.Module):
     def forward(self, perturbation: Tensor, error: Tensor) -> Tensor:
         """The loss of one attacker step, before gamma moves. Both arguments are scalars."""
         if error.ndim:
-            raise UserError(
-                "objective=dual has one gamma for all images: leave objective.each_image=false"
-            )
+            raise UserError(ONE_GAMMA)
         loss = perturbation + self.gamma * (self.beta - error)
         if torch.is_grad_enabled():
             rise = self.rate * (self.beta - error.detach())

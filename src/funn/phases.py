@@ -8,7 +8,7 @@ from funn.checkpoint import Saved, load
 from funn.data import ImageData
 from funn.image_grid import ImageGrid
 from funn.networks import AutoEncoder
-from funn.objectives import attacker_objective
+from funn.objectives import ONE_GAMMA, DualAscent, attacker_objective
 from funn.players import PlayerPhase, Players
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
@@ -46,6 +46,16 @@ class Adversarial(Stage):
 
     keys = ("adversarial", "beta", "gamma", "objective")
     sources = _PLAYER_SOURCES
+
+    def check(self, config: TrainConfig) -> None:
+        """Require an objective that goes with its errors.
+
+        Raises:
+            UserError: for the errors of single images, and one multiplier for all.
+        """
+        objective = attacker_objective(config.objective["attacker"], config.beta, config.gamma)
+        dual = isinstance(objective, DualAscent)
+        require(not (dual and config.objective["each_image"]), ONE_GAMMA)
 
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
