@@ -1,5 +1,6 @@
 """What `make reference` keeps, and what it leaves as it is."""
 
+import plotly.graph_objects as go
 import pytest
 
 from funn import reference
@@ -49,6 +50,16 @@ def test_without_names_all_is_of_the_report(root):
     readme = (root / "README.md").read_text()
     assert "report overview\n\nof revision abc" in readme
     assert "curve.png" not in readme
+
+
+def test_the_plots_of_the_bench_are_kept_too(root, monkeypatch):
+    plots = root / "outputs/bench/plots"
+    plots.mkdir(parents=True)
+    plotted = go.Figure(layout={"title": "Cost"})
+    (plots / "cost.json").write_text(plotted.to_json())
+    monkeypatch.setattr(reference, "draw", lambda plot, path: path.write_bytes(b"png"))
+    reference.main(["cost"])
+    assert "![Cost](outputs/reference/cost.png)" in (root / "README.md").read_text()
 
 
 def test_a_name_that_the_report_does_not_have(root):

@@ -1,4 +1,4 @@
-"""`make reference`: keep the report's tables and plots in outputs/reference and the README."""
+"""`make reference`: keep tables and plots of report and bench in outputs/reference and README."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ _PICTURE = r"!\[{}\]\(outputs/reference/{}\.png\)"
 
 
 def main(names: Sequence[str] = ()) -> None:
-    """Keep the tables of outputs/report and PNGs of its plots; show both in README.md.
+    """Keep the tables of outputs/report, and PNGs of its plots and the bench's; README shows both.
 
     Args:
         names: of the tables and plots to renew, and the others stay as they are; none renews
@@ -36,6 +36,7 @@ def main(names: Sequence[str] = ()) -> None:
     """
     report, reference = ROOT / "outputs" / "report", ROOT / "outputs" / "reference"
     there = {path.stem: path for end in ("md", "json") for path in report.glob(f"*.{end}")}
+    there |= {path.stem: path for path in (ROOT / "outputs/bench/plots").glob("*.json")}
     for name in names:
         if name not in there:
             raise UserError(f"{report} has no {name}: give some of {' '.join(sorted(there))}")
