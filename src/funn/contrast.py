@@ -105,13 +105,15 @@ def most_alike(features: Tensor, count: int, rows: int = 100) -> Tensor:
     Args:
         features: (N, F).
         count: of others, less than N.
-        rows: how many are compared with all at a time.
+        rows: how many are compared with all at a time: few, so that what comes out of it stays in a
+            cache.
     """
     features = F.normalize(features, dim=1)
-    parts = [
-        products(part, features).topk(count + 1, dim=1).indices for part in features.split(rows)
-    ]
-    return torch.cat(parts)
+    alike = torch.empty((len(features), count + 1), dtype=torch.int64, device=features.device)
+    for some, found in zip(features.split(rows), alike.split(rows), strict=True):
+        # Into its place: a small result that stays behind each large one would break up the memory.
+        found.copy_(products(some, features).topk(count + 1, dim=1).indices)
+    return alike
 
 
 def read_contrast(options: Mapping[str, Any]) -> dict[str, Any]:
