@@ -24,6 +24,9 @@ SMALL = (
 )
 
 
+_HANGS = 600  # seconds, after which a command is taken to hang
+
+
 def run_command(
     script: str, *overrides: str, **environment: str | None
 ) -> "subprocess.CompletedProcess[str]":
@@ -36,6 +39,7 @@ def run_command(
         check=False,
         cwd=ROOT,
         env={name: value for name, value in variables.items() if value is not None},
+        timeout=_HANGS,
     )
 
 
