@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -178,6 +179,12 @@ class _Processes(DDPStrategy):
         keep_freed_memory()
         torch.set_num_threads(self.threads)
         super().setup_environment()
+
+    def teardown(self) -> None:
+        """Also end the threads that the processes talk by: one that is left can abort an exit."""
+        super().teardown()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class _ProgressLines(Callback):
