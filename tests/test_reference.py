@@ -57,8 +57,10 @@ def test_the_plots_of_the_bench_are_kept_too(root, monkeypatch):
     plots.mkdir(parents=True)
     plotted = go.Figure(layout={"title": "Cost"})
     (plots / "cost.json").write_text(plotted.to_json())
+    (plots.parent / "size.json").write_text("[]")
     monkeypatch.setattr(reference, "draw", lambda plot, path: path.write_bytes(b"png"))
-    reference.main(["cost"])
+    reference.main(["cost", "bench-size"])
+    assert (root / "outputs/reference/bench-size.json").read_text() == "[]"
     assert "![Cost](outputs/reference/cost.png)" in (root / "README.md").read_text()
 
 

@@ -19,6 +19,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
+from funn import cli
 from funn.attacking import counted, predict
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.base import BatchedAttack
@@ -236,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -14,6 +14,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from funn import cli
 from funn.attacks import APGD, FAB, Square
 from funn.attacks.pgd import Norm
 from funn.build import build
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -30,7 +30,7 @@ class DenseProduct(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_features) to (N, out_features)."""
         small = len(x) * self.weight.numel() < _ENOUGH
-        if _onednn is None or small or x.ndim != 2 or x.is_cuda or x.dtype != torch.float32:
+        if small or x.ndim != 2 or not _fits(x):
             return F.linear(x, self.weight, self.bias)
         output: Tensor = _Product.apply(x, self.weight, self.bias)
         return output
@@ -63,9 +63,11 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
 
 def products(a: Tensor, b: Tensor) -> Tensor:
     """All inner products (N, O) of rows of a (N, I) and of b (O, I): many, without gradient."""
-    if _onednn is None or a.is_cuda or a.dtype != torch.float32:
-        return a @ b.t()
-    return _times(a, b)
+    return _times(a, b) if _fits(a) else a @ b.t()
+
+
+def _fits(x: Tensor) -> bool:
+    return _onednn is not None and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -27,6 +27,8 @@ _PICTURE = r"!\[{}\]\(outputs/reference/{}\.png\)"
 def main(names: Sequence[str] = ()) -> None:
     """Keep the tables of outputs/report, and PNGs of its plots and the bench's; README shows both.
 
+    What the bench measured is kept as it is, as `bench-....json`.
+
     Args:
         names: of the tables and plots to renew, and the others stay as they are; none renews
             everything, and removes what the report no longer has.
@@ -36,7 +38,10 @@ def main(names: Sequence[str] = ()) -> None:
     """
     report, reference = ROOT / "outputs" / "report", ROOT / "outputs" / "reference"
     there = {path.stem: path for end in ("md", "json") for path in report.glob(f"*.{end}")}
-    there |= {path.stem: path for path in (ROOT / "outputs/bench/plots").glob("*.json")}
+    bench = ROOT / "outputs" / "bench"
+    there |= {path.stem: path for path in (bench / "plots").glob("*.json")}
+    measured = {f"bench-{path.stem}": path for path in bench.glob("*.json")}
+    there |= measured
     for name in names:
         if name not in there:
             raise UserError(f"{report} has no {name}: give some of {' '.join(sorted(there))}")
@@ -53,6 +58,8 @@ def main(names: Sequence[str] = ()) -> None:
             shutil.copyfile(report / f"{name}.csv", reference / f"{name}.csv")
             if name in _TABLES:
                 readme = between(readme, name, f"{table}\n{origin}" if _TABLES[name] else table)
+        elif name in measured:
+            shutil.copyfile(there[name], reference / f"{name}.json")
         else:
             plot = plotly.io.from_json(there[name].read_text())
             draw(plot, reference / f"{name}.png")
