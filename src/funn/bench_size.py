@@ -139,10 +139,11 @@ def attack_rows(name: str, make: Make, models: dict[tuple[int, int], nn.Module])
         few = count if seconds < _SHORT else few
         yield {"task": name, "against": "images", "size": count, "images": count, **found}
     for (width, classes), model in models.items():
-        for against, size in (("width", width), ("classes", classes)):
-            if (classes == 10) if against == "width" else (width == 1):
-                found = attack_cost(make, model, few, classes)
-                yield {"task": name, "against": against, "size": size, "images": few, **found}
+        measured = {"task": name, "images": few, **attack_cost(make, model, few, classes)}
+        if classes == 10:
+            yield {"against": "width", "size": width, **measured}
+        if width == 1:
+            yield {"against": "classes", "size": classes, **measured}
 
 
 def training_rows() -> Iterator[Row]:

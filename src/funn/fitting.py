@@ -91,7 +91,8 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        with halves() if parts.module.has_halves and count == 1 else nullcontext():
+        on_halves = parts.module.has_halves and count == 1 and settings.accelerator == "cpu"
+        with halves() if on_halves else nullcontext():
             trainer.fit(parts.module, parts.batches, ckpt_path=str(resume) if epochs_done else None)
     if count > 1:
         _recover(parts.module, MetricLog(path, parts.epochs).rows, epochs_done, loggers)
