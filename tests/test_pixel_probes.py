@@ -109,6 +109,7 @@ def test_attacks_end_alike_with_and_without_known_layers():
 def test_normalisation_in_front_is_not_skipped():
     model = classifier()
     for attack in (SinglePixel(model), LocalSearch(model)):
-        assert attack.known_layers() is not None
+        images = torch.rand(2, 1, 28, 28)
+        assert attack.known_layers(images) is not None
         attack.set_normalization_used([0.1], [0.3])
-        assert attack.known_layers() is None
+        assert attack.known_layers(images) is None

@@ -10,6 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from funn.plain_layers import adopt
+
 # oneDNN takes longer to start: below so many multiplications MKL wins.
 _ENOUGH = 2**21
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -24,8 +26,7 @@ class DenseProduct(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        adopt(self, linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_features) to (N, out_features)."""

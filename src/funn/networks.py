@@ -6,6 +6,7 @@ the features or the length of the attacker's random vector: those are our choice
 configuration value.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -159,7 +160,7 @@ class Head(nn.Sequential):
         super().__init__(*layers, nn.Linear([features, *hidden][-1], classes))
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Sequential):
     """An encoder with a head on top: images (N, C, H, W) in [0, 1] to logits (N, classes).
 
     Args:
@@ -167,17 +168,13 @@ class Classifier(nn.Module):
         head: spec of the head.
     """
 
+    encoder: nn.Module
+    head: nn.Module
+
     def __init__(self, autoencoder: Mapping[str, Any], head: Mapping[str, Any]) -> None:
-        super().__init__()
         encoder = build_module(autoencoder).encoder
         assert isinstance(encoder, nn.Module)
-        self.encoder = encoder
-        self.head = build_module(head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) of images (N, C, H, W) in [0, 1]."""
-        logits: Tensor = self.head(self.encoder(x))
-        return logits
+        super().__init__(OrderedDict(encoder=encoder, head=build_module(head)))
 
 
 def _require_sizes(noise: int, **sizes: Sequence[int]) -> None:

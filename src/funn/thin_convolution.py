@@ -11,6 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from funn.plain_layers import adopt, is_plain
+
 # With more channels oneDNN's own kernel wins.
 _FEW_CHANNELS = 4
 # A stride of 2 splits an image into even and odd rows. Each row of the kernel reaches the rows of
@@ -22,14 +24,16 @@ _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 def thin(module: nn.Module) -> nn.Module | None:
     """The faster form of a 3x3 stride-2 convolution from or to few channels, else None."""
-    if type(module) is nn.Conv2d and _fits(module, module.in_channels):
+    if not is_plain(module, nn.Conv2d, nn.ConvTranspose2d):
+        return None
+    if isinstance(module, nn.Conv2d) and _fits(module, module.in_channels):
         return ThinConv2d(module)
-    if type(module) is nn.ConvTranspose2d and _fits(module, module.out_channels):
+    if isinstance(module, nn.ConvTranspose2d) and _fits(module, module.out_channels):
         return ThinConvTranspose2d(module)
     return None
 
 
-class ThinConv2d(nn.Module):
+class ThinConv2d(nn.Conv2d):
     """A 3x3 convolution with stride 2 and padding 1, whose input gradient is a matrix product.
 
     Args:
@@ -37,18 +41,18 @@ class ThinConv2d(nn.Module):
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
+        nn.Module.__init__(self)
+        adopt(self, convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, O, ceil(H / 2), ceil(W / 2))."""
         if x.device.type != "cpu":
-            return F.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+            return super().forward(x)
         output: Tensor = _Convolution.apply(x, self.weight, self.bias)
         return output
 
 
-class ThinConvTranspose2d(nn.Module):
+class ThinConvTranspose2d(nn.ConvTranspose2d):
     """A 3x3 transposed convolution with stride 2 and padding 1, as a matrix product.
 
     Args:
@@ -56,16 +60,16 @@ class ThinConvTranspose2d(nn.Module):
     """
 
     def __init__(self, convolution: nn.ConvTranspose2d) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.output_padding = tuple(convolution.output_padding)
+        nn.Module.__init__(self)
+        adopt(self, convolution)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, O, H, W) to (N, C, 2 H - 1 + padding, 2 W - 1 + padding)."""
-        if x.device.type != "cpu":
-            return F.conv_transpose2d(
-                x, self.weight, self.bias, 2, 1, self.output_padding
-            )  # fmt: skip
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (N, O, H, W) to (N, C, 2 H - 1 + padding, 2 W - 1 + padding).
+
+        The size of the output may be asked for, as of torch's own layer.
+        """
+        if x.device.type != "cpu" or output_size is not None:
+            return super().forward(x, output_size)
         output: Tensor = _Transposed.apply(x, self.weight, self.bias, self.output_padding)
         return output
 

@@ -81,7 +81,7 @@ class LocalSearch(PixelAttack):
             order=self.order,
             seed=self.seed,
             batch_size=self.batch_size,
-            layers=self.known_layers(),
+            layers=self.known_layers(images),
         )
 
 

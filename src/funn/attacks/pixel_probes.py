@@ -5,6 +5,7 @@ a small network that is a fifteenth of the arithmetic. `SinglePixel` and `LocalS
 thousands of such images each.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import product
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 
 from funn.attacks.base import BatchedAttack, Model
 from funn.attacks.candidates import in_batches
-from funn.networks import Classifier
-from funn.thin_convolution import ThinConv2d
+from funn.attacks.known_layers import Chain, known_chain
+from funn.attacks.tally import fooled
+from funn.seeding import generator
+
+log = logging.getLogger(__name__)
 
 # Images (owners) with the pixel (row-major) set to the values of its channels, to logits:
 # (B,), (B,), (B, C) or (B, 1) -> (B, classes).
@@ -26,55 +30,80 @@ Probe = Callable[[Tensor, Tensor, Tensor], Tensor]
 # whole images.
 _CHUNK = 4096
 
+# Images, and probes of each, that are compared with what the model itself says of them; and how far
+# logits may be apart by rounding, as a share of their length.
+_COMPARED, _PROBED, _ROUNDING = 4, 16, 1e-4
+
 
 class Layers:
-    """A network whose layers are known: convolutions with ReLU, a flat linear layer, the rest.
+    """What probes need of a network whose layers are known.
 
     Args:
-        convolutions: square ones, without dilation or groups.
-        linear: on the flattened maps.
-        rest: from the linear layer's output to logits.
+        chain: its layers.
     """
 
-    def __init__(
-        self,
-        convolutions: Sequence[nn.Conv2d | ThinConv2d],
-        linear: nn.Linear,
-        rest: nn.Sequential,
-    ) -> None:
+    def __init__(self, chain: Chain) -> None:
         self.windows: list[_Window] = []
         side = 1
-        for convolution in convolutions:
+        for convolution in chain.convolutions:
             self.windows.append(_Window(convolution, side))
             side = self.windows[-1].side
-        self.linear = linear
-        self.rest = rest
+        linear = self.linear = chain.linear
+        self.rest = chain.rest
         self.side = side
         self.slices = cache(partial(_slices, linear.weight, side))
 
 
 def known_layers(model: nn.Module) -> Layers | None:
     """Return the layers of a network, or None if it is built in another way."""
-    layers = _chain(model)
-    convolutions = []
-    while len(layers) > 1 and _is_square(layers[0]) and type(layers[1]) is nn.ReLU:
-        convolutions.append(layers[0])
-        layers = layers[2:]
-    flat = len(layers) > 1 and type(layers[0]) is nn.Flatten and isinstance(layers[1], nn.Linear)
-    if not convolutions or not flat or layers[0].start_dim != 1:
-        return None
-    if any(not isinstance(layer, nn.Linear | nn.ReLU) for layer in layers[2:]):
-        return None
-    return Layers(convolutions, layers[1], nn.Sequential(*layers[2:]))  # type: ignore[arg-type]
+    chain = known_chain(model)
+    return None if chain is None else Layers(chain)
 
 
 class PixelAttack(BatchedAttack):
     """An attack that asks for images with one pixel changed."""
 
-    def known_layers(self) -> Layers | None:
-        """The model's layers, or None if they are not known or other code stands before them."""
-        normalises = self.normalization_used is not None
-        return None if normalises else known_layers(self.model)
+    def known_layers(self, images: Tensor) -> Layers | None:
+        """The model's layers, or None if they are not known or other code stands before them.
+
+        Args:
+            images: (N, C, H, W), on some of which what the layers give is compared with what the
+                model itself does.
+        """
+        layers = None if self.normalization_used is not None else known_layers(self.model)
+        if layers is None or agree(self.get_logits, layers, images, self.batch_size):
+            return layers
+        log.warning(
+            "%s: what is computed from the layers of this model are not its logits: every changed "
+            "image is passed forward instead",
+            self.attack,
+        )
+        return None
+
+
+@torch.no_grad()
+def agree(model: Model, layers: Layers, images: Tensor, batch_size: int) -> bool:
+    """Whether probes by the layers are, but for rounding, what a model says of changed images.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, K).
+        layers: of the model.
+        images: (N, C, H, W), of which the first few are probed, within [0, 1] and far outside.
+        batch_size: most images in one forward pass.
+    """
+    images = images[:_COMPARED]
+    if not len(images):
+        return True
+    draw = generator("pixel probes")
+    owners = torch.arange(len(images)).repeat_interleave(_PROBED)
+    pixels = torch.randint(images[0, 0].numel(), owners.shape, generator=draw)
+    values = torch.tensor([0.0, 1.0, -9.5, 10.5]).repeat(len(owners) // 4)[:, None]
+    given = owners.to(images.device), pixels.to(images.device), values.to(images)
+    ours = probe_by_layers(layers, images)(*given)
+    theirs = probe_by_images(model, images, batch_size)(*given)
+    if ours.shape != theirs.shape:
+        return False
+    return bool(((ours - theirs).norm(dim=1) <= _ROUNDING * theirs.norm(dim=1)).all())
 
 
 def pixel_probe(model: Model, layers: Layers | None, images: Tensor, batch_size: int) -> Probe:
@@ -97,6 +126,28 @@ def probe_by_images(model: Model, images: Tensor, batch_size: int) -> Probe:
         return model(with_pixel(images[owners], pixels, values))
 
     return partial(in_batches, logits, batch_size)
+
+
+def confirmed(probe: Probe, model: Model, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
+    """A probe whose every wrong prediction is the model's own, of the changed image itself.
+
+    Args:
+        probe: of these images.
+        model: images (N, C, H, W) to logits (N, K).
+        images: (N, C, H, W).
+        labels: (N,).
+        batch_size: most images in one forward pass.
+    """
+    itself = probe_by_images(model, images, batch_size)
+
+    def logits(owners: Tensor, pixels: Tensor, values: Tensor) -> Tensor:
+        found = probe(owners, pixels, values)
+        wrong = fooled(found, labels[owners]).nonzero()[:, 0]
+        if len(wrong):
+            found[wrong] = itself(owners[wrong], pixels[wrong], values[wrong])
+        return found
+
+    return logits
 
 
 def with_pixel(images: Tensor, pixels: Tensor, values: Tensor) -> Tensor:
@@ -148,7 +199,7 @@ class _Window:
         side: of the square that this reaches.
     """
 
-    def __init__(self, convolution: nn.Conv2d | ThinConv2d, before: int) -> None:
+    def __init__(self, convolution: nn.Conv2d, before: int) -> None:
         self.convolution = convolution
         self.kernel, self.stride, self.padding = _sizes(convolution)
         self.side = (before + self.kernel - 2) // self.stride + 1
@@ -233,30 +284,6 @@ def _grouped(rows: Tensor, group: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return torch.empty_like(products).index_copy_(0, order, products)
 
 
-def _sizes(convolution: nn.Conv2d | ThinConv2d) -> tuple[int, int, int]:
+def _sizes(convolution: nn.Conv2d) -> tuple[int, int, int]:
     """Kernel, stride and padding."""
-    if isinstance(convolution, ThinConv2d):
-        return 3, 2, 1
     return convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
-
-
-def _is_square(layer: nn.Module) -> bool:
-    if isinstance(layer, ThinConv2d):
-        return True
-    return (
-        type(layer) is nn.Conv2d
-        and all(len(set(size)) == 1 for size in (layer.kernel_size, layer.stride, layer.padding))
-        and not isinstance(layer.padding, str)
-        and layer.dilation == (1, 1)
-        and layer.groups == 1
-        and layer.padding_mode == "zeros"
-    )
-
-
-def _chain(model: nn.Module) -> list[nn.Module]:
-    """The layers of a network that passes through one after the other."""
-    if isinstance(model, Classifier):
-        return [*_chain(model.encoder), *_chain(model.head)]
-    if isinstance(model, nn.Sequential):
-        return [layer for child in model for layer in _chain(child)]
-    return [model]

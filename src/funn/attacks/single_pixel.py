@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from funn.attacks.base import Model
 from funn.attacks.candidates import first_fooling
-from funn.attacks.pixel_probes import Layers, PixelAttack, pixel_probe, with_pixel
+from funn.attacks.pixel_probes import Layers, PixelAttack, confirmed, pixel_probe, with_pixel
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
 from funn.attacks.tally import predict_clean
@@ -42,7 +42,7 @@ class SinglePixel(PixelAttack):
             max_pixels=self.max_pixels,
             seed=self.seed,
             batch_size=self.batch_size,
-            layers=self.known_layers(),
+            layers=self.known_layers(images),
         )
 
 
@@ -69,7 +69,8 @@ def single_pixel(
         seed: see `SinglePixel`.
         batch_size: most images in one forward pass.
         layers: of the model, where they are known: what it makes of a changed pixel is then
-            computed from what it makes of the image. Each still counts as a forward pass.
+            computed from what it makes of the image, and each success is confirmed by the model
+            itself. Each still counts as a forward pass.
 
     Returns:
         The result; `step` counts the values up to the successful one. `forwards` is a little more,
@@ -79,6 +80,8 @@ def single_pixel(
     codes, counts = _candidates(images, active, max_pixels, seed)
 
     probe = pixel_probe(model, layers, images, batch_size)
+    if layers is not None:
+        probe = confirmed(probe, model, images, labels, batch_size)
 
     def predict(owners: Tensor, positions: Tensor) -> Tensor:
         code = codes[owners, positions]
