@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from funn.attacks.base import BatchedAttack, untouched
+from funn.attacks.base import BatchedAttack, check_logits, untouched
 from funn.attacks.result import AttackResult
 from funn.records import margins
 
@@ -28,6 +29,7 @@ def run_attack(
     adversarials, success, step = images.clone(), ~right, torch.where(right, -1, 0)
     forwards, backwards = torch.zeros_like(step), torch.zeros_like(step)
     closest = torch.full((len(images),), torch.inf)
+    blind = torch.zeros_like(right)
     targets = torch.arange(len(images))[right]
     if isinstance(attack, BatchedAttack):
         # It cuts its own batches, and fills them up again as images finish.
@@ -38,8 +40,8 @@ def run_attack(
         adversarials[batch] = part.adversarials
         success[batch], step[batch] = part.success, part.step
         forwards[batch], backwards[batch] = part.forwards, part.backwards
-        closest[batch] = part.closest
-    return AttackResult(adversarials, success, step, closest, forwards, backwards)
+        closest[batch], blind[batch] = part.closest, part.blind
+    return AttackResult(adversarials, success, step, closest, forwards, backwards, blind)
 
 
 def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
@@ -55,30 +57,58 @@ def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
         with counted(model) as passes:
             adversarials = attack(images.clone(), labels.clone()).detach()
         with torch.no_grad():
-            logits = model(adversarials)
+            logits = model(adversarials.clone())
+        check_logits(logits, len(images))
     unknown = torch.full((len(images),), -1)
-    forwards, backwards = (torch.full_like(unknown, round(n / len(images))) for n in passes)
+    forwards, backwards = (
+        torch.full_like(unknown, round(n / len(images))) for n in (passes.forward, passes.backward)
+    )
+    # Rows are images where a whole batch was differentiated; of single ones it is not known whose.
+    blind = passes.blind.get(len(images), torch.zeros(len(images), dtype=torch.bool))
     finite = adversarials.flatten(1).isfinite().all(1)  # the argmax of NaN is no success
     success = finite & (logits.argmax(1) != labels)
     closest = margins(logits, labels).abs()
-    return AttackResult(adversarials, success, unknown, closest, forwards, backwards)
+    return AttackResult(adversarials, success, unknown, closest, forwards, backwards, blind)
+
+
+@dataclass
+class Passes:
+    """What passed through a model.
+
+    Attributes:
+        forward: images that passed forward.
+        backward: images that passed backward.
+        blind: by the number of images in a backward pass, bool (N,), whose input gradient was zero.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    blind: dict[int, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
-def counted(model: nn.Module) -> Iterator[list[int]]:
-    """Count the images that pass forward through a model and backward, as [forward, backward]."""
-    passes = [0, 0]
+def counted(model: nn.Module) -> Iterator[Passes]:
+    """Count the images that pass through a model, which gets a copy of each batch.
 
-    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        passes[0] += len(output)
-        if output.requires_grad:
-            output.register_hook(backward)
+    A model that changes its input in place would otherwise change what an attack returns.
+    """
+    passes = Passes()
+
+    def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        del module
+        x = inputs[0].clone()
+        passes.forward += len(x)
+        if x.requires_grad:
+            x.register_hook(backward)
+        return x, *inputs[1:]
 
     def backward(gradient: Tensor) -> None:
-        passes[1] += len(gradient)
+        passes.backward += len(gradient)
+        zero = ~gradient.flatten(1).any(1)
+        before = passes.blind.get(len(gradient), torch.zeros_like(zero))
+        passes.blind[len(gradient)] = before | zero
 
-    handle = model.register_forward_hook(forward)
+    handle = model.register_forward_pre_hook(forward)
     try:
         yield passes
     finally:
@@ -93,6 +123,6 @@ def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """
     batches = [torch.zeros(0, dtype=torch.int64, device=images.device)]
     for batch in images.split(batch_size):
-        logits = model(batch)
+        logits = model(batch.clone())
         batches.append(logits.argmax(1).where(logits.isfinite().all(1), -1))
     return torch.cat(batches)

@@ -38,7 +38,7 @@ def main() -> None:
         got,
         adversarials=np.where(failed, images, adversarials).astype(np.float32),
         seconds=seconds,
-        forwards=passes[0] / len(images),
+        forwards=passes.forward / len(images),
     )
 
 

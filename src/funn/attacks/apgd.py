@@ -125,7 +125,7 @@ class APGD(BatchedAttack):
                 if number < self.steps and kept.any():
                     values = self.objective(logits, labels[batch], targets[batch])[kept]
                     gradient = finite_gradient(values, x)[kept]
-                    tally.backwards[batch[kept]] += 1
+                    tally.differentiated(batch[kept], gradient)
                     ascent.look(batch[kept], values.detach(), gradient, number)
             active = torch.cat(going)
             if number in windows:

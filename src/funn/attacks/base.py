@@ -1,9 +1,10 @@
 """The torchattacks interface over pure batched functions, leaving the model as it was found."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,29 @@ def check_inputs(images: Tensor, labels: Tensor) -> None:
         )
 
 
+def check_logits(logits: object, count: int) -> None:
+    """Require logits (N, K) of K = 2 or more classes, for N images.
+
+    Raises:
+        ValueError: for anything else. One logit for two classes has no other class to go to: every
+            attack would fail on it, and the classifier seem robust.
+    """
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model returns a {type(logits).__name__}: return its logits, a tensor (N, classes)"
+        )
+    if logits.shape == (count, 1):
+        raise ValueError(
+            "the model returns one logit (N, 1): return one for each class, for two classes "
+            "torch.cat((torch.zeros_like(logit), logit), dim=1)"
+        )
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model returns {tuple(logits.shape)} for {count} images: return logits "
+            "(N, classes)"
+        )
+
+
 def check_protocol(protocol: str) -> None:
     """Require a known protocol.
 
@@ -87,6 +111,18 @@ class BatchedAttack(Attack):  # type: ignore[misc]
         super().__init__(name, model)
         self.batch_size = 128
 
+    def get_logits(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W), of which the model gets a copy.
+
+        A model that changes its input in place would otherwise change the adversarial images.
+
+        Raises:
+            ValueError: if it returns anything else than logits.
+        """
+        logits: Tensor = super().get_logits(inputs.clone(), *args, **kwargs)
+        check_logits(logits, len(inputs))
+        return logits
+
     @abstractmethod
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
         """Attack float32 images (N, C, H, W) in [0, 1] with int64 labels (N,)."""
@@ -106,8 +142,20 @@ class BatchedAttack(Attack):  # type: ignore[misc]
             )
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the adversarial images (torchattacks' contract)."""
-        return self.run(inputs, labels).adversarials
+        """Return the adversarial images (torchattacks' contract).
+
+        Warns of images that withstood the attack because it had no gradient to go by.
+        """
+        result = self.run(inputs, labels)
+        blind = int((result.blind & ~result.success).sum())
+        if blind:
+            warnings.warn(
+                f"{self.attack} had a gradient of exactly zero, or none that is finite, on {blind} "
+                f"of {len(labels)} images and did not fool them: that is no sign of robustness. "
+                "Attack the logits before any softmax, or try Square, which needs no gradient",
+                stacklevel=2,
+            )
+        return result.adversarials
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images (N, C, H, W), normalised if the inputs are."""

@@ -1,7 +1,5 @@
 """Basic iterative method (Kurakin et al. 2016), the "Iterative" FGSM of the paper's tables."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -125,12 +123,11 @@ def _climb(
             logits = model(x)
             if number < steps:
                 gradient = cross_entropy_gradient(logits, labels[batch], x)
+                tally.differentiated(batch, gradient)
                 x = x.detach()
         tally.adversarials[batch] = x.detach()
         tally.judge(batch, logits.detach(), labels[batch], steps)
-    # `judge` has counted the last pass forward, `clean_gradients` the first pass backward.
-    tally.forwards[active] += steps - 1
-    tally.backwards[active] += steps - 1
+    tally.forwards[active] += steps - 1  # `judge` has counted the last pass
 
 
 def _search(
@@ -157,12 +154,7 @@ def _search(
     for row, rank in zip(rows.split(batch_size), ranks.split(batch_size), strict=True):
         batch = active[row]
 
-        def see(logits: Tensor, batch: Tensor = batch) -> None:
-            tally.look(batch, logits, labels[batch])
-
-        way = _way(
-            model, images[batch], labels[batch], gradients[row], sizes[rank].float(), steps, see
-        )
+        way = _way(model, images, labels, batch, gradients[row], sizes[rank].float(), steps, tally)
         for k in rank.unique().tolist():  # within one rank no image occurs twice
             here = rank == k
             owner = batch[here]
@@ -175,33 +167,35 @@ def _search(
             shown = closer | nearest[owner].isinf()
             tally.adversarials[owner[shown]] = best[shown]
     tally.success[active] = nearest[active].isfinite()
-    tally.backwards[active] += _SIZES * (steps - 1)
 
 
 def _way(
     model: Model,
-    clean: Tensor,
+    images: Tensor,
     labels: Tensor,
+    batch: Tensor,
     gradient: Tensor,
     sizes: Tensor,
     steps: int,
-    see: Callable[[Tensor], None],
+    tally: Tally,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take all steps of some size each.
 
     Args:
         model: images (B, C, H, W) to logits (B, K).
-        clean: (B, C, H, W).
-        labels: (B,).
+        images: clean (N, C, H, W).
+        labels: (N,).
+        batch: which of the images go this way (B,); some may occur repeatedly.
         gradient: at the clean images (B, C, H, W).
         sizes: (B,).
         steps: number of steps.
-        see: is shown the logits (B, K) of each step.
+        tally: where the passes are counted.
 
     Returns:
         Squared distance (B,) of the nearest success, inf for none; that image, or the last one
         (B, C, H, W); the number of the step at the first success (B,), 0 for none.
     """
+    clean, labels = images[batch], labels[batch]
     nearest = sizes.new_full(sizes.shape, torch.inf, dtype=torch.float64)
     first = torch.zeros_like(labels)
     best, x = clean.clone(), clean
@@ -211,8 +205,9 @@ def _way(
         logits = model(x)
         if number < steps:
             gradient = cross_entropy_gradient(logits, labels, x)
+            tally.differentiated(batch, gradient)
         x = x.detach()
-        see(logits.detach())
+        tally.look(batch, logits.detach(), labels)
         wrong = fooled(logits.detach(), labels).nonzero()[:, 0]
         if len(wrong):
             first[wrong[first[wrong] == 0]] = number

@@ -61,5 +61,5 @@ def clean_gradients(
             continue
         active.append(batch[kept])
         gradients.append(cross_entropy_gradient(logits[kept], labels[batch][kept], x)[kept])
-        tally.backwards[batch[kept]] += 1
+        tally.differentiated(batch[kept], gradients[-1])
     return tally, torch.cat(active), torch.cat(gradients)

@@ -155,13 +155,18 @@ def deepfool(
         tally.backwards[active] += way.rivals.shape[1]
         moved = [way.advance(batch, steps - number) for batch in active.split(batch_size)]
         active = active[torch.cat(moved)]
+    tally.blind = way.blind
     fooled = tally.success[:, None, None, None]
     tally.adversarials = torch.where(fooled, way.current, images)
     return tally.result()
 
 
 class _Way:
-    """Where the images are on their ways: their current values and, under `strict`, how far."""
+    """Where the images are on their ways: their current values and, under `strict`, how far.
+
+    Attributes:
+        blind: bool (N,), which had a gradient of zero towards every candidate class.
+    """
 
     def __init__(
         self,
@@ -185,6 +190,7 @@ class _Way:
         self.candidates = candidates
         # (N, R), of each image the classes with the highest clean logits beside the label.
         self.rivals = labels.new_zeros(len(labels), 0)
+        self.blind = torch.zeros_like(labels, dtype=torch.bool)
 
     def consider(self, batch: Tensor, logits: Tensor) -> None:
         """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
@@ -204,6 +210,7 @@ class _Way:
         differences, gradients = _linearise(
             self.model, self.current[batch], self.labels[batch], self.rivals[batch]
         )
+        self.blind[batch[~gradients.nan_to_num(posinf=0, neginf=0).flatten(1).any(1)]] = True
         steps, stuck = _nearest(differences, gradients, self.norm, self.added)
         changing = ~stuck
         changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)

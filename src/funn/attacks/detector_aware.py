@@ -47,11 +47,11 @@ class DetectorAware(PGD):
     def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """The cross-entropy less the weighted excess, (B,)."""
         thresholds = self.model.thresholds.clone()  # a tensor of inference mode cannot be used
-        excess = (self.model.scores(x) / thresholds - 1).clamp(min=0).sum(1)
+        excess = (self.model.scores(x.clone()) / thresholds - 1).clamp(min=0).sum(1)
         climbed: Tensor = super().objective(logits, labels, x, batch) - self.weight * excess
         return climbed
 
     def evades(self, x: Tensor) -> Tensor:
         """Whether no detector rejects images (B, C, H, W), bool (B,)."""
-        rejected: Tensor = self.model.rejects(x)
+        rejected: Tensor = self.model.rejects(x.clone())
         return ~rejected

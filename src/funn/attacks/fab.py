@@ -118,7 +118,7 @@ class FAB(BatchedAttack):
                 rows = batch[ahead]
                 value = _difference(logits[ahead], targets[rows], labels[rows])
                 gradient = finite_gradient(value, at)[ahead]
-                tally.backwards[rows] += 1
+                tally.differentiated(rows, gradient)
                 steps[rows] += 1
                 x[rows] = self._step(x[rows], images[rows], value.detach(), gradient)
             active = torch.cat(going)

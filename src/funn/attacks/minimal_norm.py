@@ -117,8 +117,10 @@ def _follow(
         values = way.objective(logits, labels[batch])
         # The sum, for the mean would make an image's gradient depend on the size of its batch.
         gradient = torch.autograd.grad(values[going].sum(), x)[0]
-        best.backwards[batch[going]] += 1
-        going &= gradient.isfinite().flatten(1).all(1) & way.can_move(gradient)
+        finite = gradient.isfinite().flatten(1).all(1)
+        shown = gradient[going]
+        best.differentiated(batch[going], shown.where(finite[going, None, None, None], 0))
+        going &= finite & way.can_move(gradient)
         if not going.any():
             return
         way.narrow(going)

@@ -87,7 +87,7 @@ class PGD(BatchedAttack):
                         continue
                     values = self.objective(logits, labels[batch], x, batch)
                     gradient = finite_gradient(values[kept], x)[kept]
-                    tally.backwards[batch[kept]] += 1
+                    tally.differentiated(batch[kept], gradient)
                     batch = batch[kept]
                     tally.adversarials[batch] = ascent(
                         x.detach()[kept], gradient, images[batch], self.norm, self.step_size,

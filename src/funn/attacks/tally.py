@@ -20,6 +20,7 @@ class Tally:
         closest: see `AttackResult`.
         forwards: see `AttackResult`.
         backwards: see `AttackResult`.
+        blind: see `AttackResult`.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -30,6 +31,7 @@ class Tally:
         self.closest = torch.full((count,), torch.inf, device=device)
         self.forwards = torch.zeros_like(self.step)
         self.backwards = torch.zeros_like(self.step)
+        self.blind = torch.zeros_like(self.success)
 
     def judge(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """Record the predictions of one forward pass.
@@ -68,6 +70,16 @@ class Tally:
         self.closest.scatter_reduce_(0, owners, close, "amin")
         return margins
 
+    def differentiated(self, owners: Tensor, gradients: Tensor) -> None:
+        """Count one backward pass of each row, and note where it showed no way.
+
+        Args:
+            owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
+            gradients: (B, C, H, W), zero where they were not finite.
+        """
+        self.backwards.index_add_(0, owners, torch.ones_like(owners))
+        self.blind[owners[~gradients.flatten(1).any(1)]] = True
+
     def result(self) -> AttackResult:
         """Return what is known now."""
         return AttackResult(
@@ -77,6 +89,7 @@ class Tally:
             self.closest,
             self.forwards,
             self.backwards,
+            self.blind,
         )
 
 
