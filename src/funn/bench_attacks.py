@@ -11,6 +11,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from funn import cli
-from funn.attacking import counted, predict
+from funn.attacking import Passes, counted, predict
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.base import BatchedAttack
 from funn.attacks.deepfool import Norm
@@ -32,7 +33,7 @@ from funn.files import write_json
 from funn.loading import find_run, load_classifier
 from funn.memory import keep_freed_memory
 from funn.provenance import provenance
-from funn.records import margins, referee
+from funn.records import referee, verify
 
 _PEERS = ROOT / "outputs" / "bench" / "peers"
 _FOOLBOX2 = ROOT / "outputs" / "bench" / "foolbox2"
@@ -120,12 +121,14 @@ def measure(
     contender.attack(images[:8].clone(), labels[:8].clone())  # warm
     ours = isinstance(contender.attack, BatchedAttack)
     attack = getattr(contender.attack, "run", contender.attack) if ours else contender.attack
-    with counted(getattr(contender.attack, "model", model)) as passes:
+    # Ours count by themselves: a probe that is computed from the layers passes by the hooks.
+    counting = counted(getattr(contender.attack, "model", model))
+    with nullcontext(Passes()) if ours else counting as passes:
         start = time.perf_counter()
         found: Any = attack(images.clone(), labels.clone())
         seconds = time.perf_counter() - start
-    # Ours count by themselves: a probe that is computed from the layers passes by the hooks.
-    forwards, backwards = (found.forwards.sum(), found.backwards.sum()) if ours else passes
+    forwards = found.forwards.sum() if ours else passes.forward
+    backwards = found.backwards.sum() if ours else passes.backward
     adversarials = (found.adversarials if ours else found).detach()
     return {
         "library": contender.name,
@@ -137,14 +140,11 @@ def measure(
     }
 
 
-@torch.no_grad()
 def judged(
     model: nn.Module, images: Tensor, labels: Tensor, adversarials: Tensor
 ) -> dict[str, float]:
     """Verified success, and the median L2 norm with failures as infinite."""
-    flat = adversarials.flatten(1)
-    legal = ((flat >= 0) & (flat <= 1)).all(1)
-    fooled = legal & (margins(referee(model)(adversarials.double()), labels) < 0)
+    fooled = verify(referee(model), adversarials, labels).success
     l2 = (adversarials.double() - images.double()).flatten(1).norm(dim=1)
     return {
         "success_verified": float(fooled.double().mean()),

@@ -21,7 +21,8 @@ def summarize(records: pa.Table) -> dict[str, Any]:
     mse; `median_l2` counts failures as infinite, and is None when it is. `rounding_share` is the
     share of tracked successes whose |margin| is below 1e-4; `rounding_decided` counts the attacked
     images that came so close to the boundary on their way that another batch size or order may
-    give another result.
+    give another result. `unexplained` counts the tracked successes that a float64 copy denies by
+    more than rounding, `blind_failures` the images that the attack had no gradient for.
     """
     column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
     classified = column["label"] == column["clean_prediction"]
@@ -47,6 +48,8 @@ def summarize(records: pa.Table) -> dict[str, Any]:
         "median_l2": _median_with_failures(l2[right], tracked[right]),
         "median_l2_verified": _median_with_failures(l2[right], verified[right]),
         "rounding_share": _ratio(int((tracked & near).sum()), int(tracked.sum())),
+        "unexplained": int((column["unexplained"] & right).sum()),
+        "blind_failures": int((column["blind"] & right & ~column["success_tracked"]).sum()),
         "rounding_decided": int((right & (column["closest"] < ROUNDING_MARGIN)).sum()),
         "mean_step": _mean(column["step"][tracked & (column["step"] >= 0)]),
         "forwards_per_image": _mean(column["forwards"][right]),
@@ -62,7 +65,7 @@ def within_steps(records: pa.Table, steps: int) -> pa.Table:
     """
     step = records["step"].to_numpy(zero_copy_only=False)
     inside = (step >= 0) & (step <= steps)
-    for name in ("success_tracked", "success_verified"):
+    for name in ("success_tracked", "success_verified", "unexplained"):
         column = records[name].to_numpy(zero_copy_only=False) & inside
         index = records.schema.get_field_index(name)
         records = records.set_column(index, name, pa.array(column))

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         "source_prediction": pa.int64(),
         "success_tracked": pa.bool_(),
         "success_verified": pa.bool_(),
+        "unexplained": pa.bool_(),
         "rejected": pa.bool_(),
         "step": pa.int64(),
         "l0": pa.int64(),
@@ -31,15 +33,55 @@ SCHEMA = pa.schema(
         "linf": pa.float64(),
         "margin": pa.float64(),
         "closest": pa.float64(),
+        "blind": pa.bool_(),
         "forwards": pa.int64(),
         "backwards": pa.int64(),
     }
 )
 
 
+# Of the largest logit: float32 moves a margin by a hundredth of this.
+_ROUNDING = 1e-4
+
+
 def referee(model: nn.Module) -> nn.Module:
     """Return a float64 copy of a classifier, which says what a returned image really is."""
     return copy.deepcopy(model).double().eval().requires_grad_(False)
+
+
+class Verified(NamedTuple):
+    """What returned images really are. N images.
+
+    Attributes:
+        success: bool (N,), whether the image, stored in float32, is misclassified by the float64
+            copy of the classifier, lies in [0, 1] and is finite.
+        margin: float64 (N,), z_label minus the highest other logit there: negative where it is
+            misclassified.
+        denied: bool (N,), whether it is no success by more than rounding explains: it is illegal,
+            or its margin is more than a ten thousandth of its largest logit.
+    """
+
+    success: Tensor
+    margin: Tensor
+    denied: Tensor
+
+
+@torch.no_grad()
+def verify(judge: nn.Module, images: Tensor, labels: Tensor) -> Verified:
+    """Say of returned images what every table calls verified.
+
+    Args:
+        judge: the float64 copy of the classifier, from `referee`.
+        images: as an attack returned them (N, C, H, W).
+        labels: (N,).
+    """
+    stored = images.float()
+    flat = stored.flatten(1)
+    legal = ((flat >= 0) & (flat <= 1)).all(1)  # false for NaN
+    logits = judge(stored.double())
+    margin = margins(logits, labels)
+    beyond_rounding = margin > _ROUNDING * logits.abs().amax(1)
+    return Verified(legal & (margin < 0), margin, ~legal | beyond_rounding)
 
 
 @torch.no_grad()
@@ -54,11 +96,11 @@ def records(
 ) -> pa.Table:
     """Measure each adversarial image.
 
-    `success_verified`: the returned float32 image is misclassified by the float64 copy, lies in
-    [0, 1] and is finite. `margin` = z_label minus the highest other logit there, in float64:
-    negative for a misclassified image. `closest` is the least |margin| that the attack itself saw
-    on its way, in float32. `rejected`: a detector of the classifier's, if it has any (a method
-    `rejects`), rejects the returned image; `clean_rejected`: the clean one.
+    `success_verified` and `margin`: see `verify`. `unexplained`: the attack saw a success that the
+    float64 copy denies by more than rounding. `closest` is the least |margin| that the attack
+    itself saw on its way, in float32; `blind`: it had no gradient there. `rejected`: a detector of
+    the classifier's, if it has any (a method `rejects`), rejects the returned image;
+    `clean_rejected`: the clean one.
 
     Args:
         judge: the float64 copy of the classifier.
@@ -73,9 +115,7 @@ def records(
         A table of N rows with `SCHEMA`. Distances are between the clean and the returned image.
     """
     adversarials = result.adversarials.float()
-    flat = adversarials.flatten(1)
-    legal = ((flat >= 0) & (flat <= 1)).all(1)  # false for NaN
-    margin = margins(judge(adversarials.double()), labels)
+    verified = verify(judge, adversarials, labels)
     rejects = getattr(judge, "rejects", lambda x: torch.zeros(len(x), dtype=torch.bool))
     distance = (adversarials.double() - images.double()).flatten(1)
     columns = {
@@ -85,15 +125,17 @@ def records(
         "clean_rejected": rejects(images.double()),
         "source_prediction": source_predictions,
         "success_tracked": result.success,
-        "success_verified": legal & (margin < 0),
+        "success_verified": verified.success,
+        "unexplained": result.success & verified.denied,
         "rejected": rejects(adversarials.double()),
         "step": result.step,
         "l0": (distance != 0).sum(1),
         "l1": distance.norm(p=1, dim=1),
         "l2": distance.norm(p=2, dim=1),
         "linf": distance.abs().amax(1),
-        "margin": margin,
+        "margin": verified.margin,
         "closest": result.closest.double(),
+        "blind": result.blind,
         "forwards": result.forwards,
         "backwards": result.backwards,
     }
