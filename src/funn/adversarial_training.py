@@ -17,7 +17,7 @@ from funn.networks import Classifier
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 
 class AdversarialTraining(Stage):
@@ -35,10 +35,6 @@ class AdversarialTraining(Stage):
     """
 
     keys = ("classifier", "head", "model")
-    sources = (
-        *NETWORK_SOURCES,
-        "funn.attacks.pgd", "funn.adversarial_training",
-    )  # fmt: skip
 
     def __init__(self, norm: Norm, eps: float, steps: int, warm_up: float) -> None:
         if norm not in ("l2", "linf"):

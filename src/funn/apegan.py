@@ -23,7 +23,7 @@ from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 _SLOPE = 0.2
 
@@ -101,10 +101,6 @@ class Restorer(Stage):
     """
 
     keys = ()
-    sources = (
-        *NETWORK_SOURCES,
-        "funn.objectives", "funn.attacks.cross_entropy", "funn.apegan",
-    )  # fmt: skip
 
     def __init__(
         self,

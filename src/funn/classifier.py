@@ -16,7 +16,7 @@ from funn.networks import AutoEncoder, Classifier
 from funn.schema import TrainConfig
 from funn.seeding import seeded
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 
 class HeadTraining(StageModule):
@@ -76,7 +76,6 @@ class ClassifierStage(Stage):
     """The head on the defender's frozen encoder (section 3.3 and 4.1)."""
 
     keys = ("classifier", "head")
-    sources = (*NETWORK_SOURCES, "funn.features", "funn.classifier")
 
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path

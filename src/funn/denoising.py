@@ -16,7 +16,7 @@ from funn.objectives import mse
 from funn.schema import TrainConfig
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 _PROBE_IMAGES = 1000
 _HALVINGS = 40
@@ -33,10 +33,6 @@ class Denoising(Stage):
     """
 
     keys = ("adversarial",)
-    sources = (
-        *NETWORK_SOURCES,
-        "funn.objectives", "funn.denoising",
-    )  # fmt: skip
 
     def __init__(self, perturbation: float) -> None:
         if not 0 <= perturbation <= 0.2:

@@ -34,34 +34,38 @@ class Run(NamedTuple):
         return self.folder.resolve().parent.parent
 
 
-def load_classifier(path: str | Path) -> nn.Module:
+def load_classifier(path: str | Path, changed_code: bool = False) -> nn.Module:
     """Load a trained classifier, in eval mode, on the CPU.
 
     Args:
         path: a run folder, its `classifier` folder, or a checkpoint file.
+        changed_code: load it, with a warning, though its network's code has changed since training.
 
     Returns:
         A module from images (N, C, H, W) in [0, 1] to logits (N, classes).
 
     Raises:
-        UserError: if there is no finished classifier, or its checkpoint is damaged.
+        UserError: if there is no finished classifier, its checkpoint is damaged, or its code has
+            changed since.
     """
-    return _networks(Path(path), ("classifier",))["classifier"].module
+    return _networks(Path(path), ("classifier",), changed_code)["classifier"].module
 
 
-def load_encoder(path: str | Path) -> nn.Module:
+def load_encoder(path: str | Path, changed_code: bool = False) -> nn.Module:
     """Load a trained defender's encoder, in eval mode, on the CPU.
 
     Args:
         path: a run folder, the folder of one of its stages, or a checkpoint file.
+        changed_code: load it, with a warning, though its network's code has changed since training.
 
     Returns:
         A module from images (N, C, H, W) in [0, 1] to features (N, F).
 
     Raises:
-        UserError: if there is no finished stage, or its checkpoint is damaged.
+        UserError: if there is no finished stage, its checkpoint is damaged, or its code has changed
+            since.
     """
-    networks = _networks(Path(path), _ORDER)
+    networks = _networks(Path(path), _ORDER, changed_code)
     owner = networks["classifier" if "classifier" in networks else "defender"].module
     assert isinstance(owner, Classifier | AutoEncoder)
     return owner.encoder
@@ -90,7 +94,7 @@ def find_run(path: str | Path, stages: tuple[str, ...] = ("classifier",)) -> Run
     )
 
 
-def _networks(path: Path, stages: tuple[str, ...]) -> dict[str, Saved]:
-    if path.is_file():
-        return load(path)
-    return load(find_run(path, stages).folder / CHECKPOINT)
+def _networks(path: Path, stages: tuple[str, ...], changed_code: bool) -> dict[str, Saved]:
+    if not path.is_file():
+        path = find_run(path, stages).folder / CHECKPOINT
+    return load(path, changed_code)

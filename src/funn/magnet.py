@@ -19,11 +19,8 @@ from funn.objectives import mse
 from funn.schema import TrainConfig, require
 from funn.seeding import generator, seeded
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
-_SOURCES = (
-    *NETWORK_SOURCES, "funn.objectives", "funn.denoising", "funn.magnet",
-)  # fmt: skip
 _BATCH = 1000
 
 
@@ -101,7 +98,6 @@ class Guard(Stage):
     """
 
     keys = ()
-    sources = _SOURCES
 
     def __init__(
         self,

@@ -49,11 +49,6 @@ class OwnClassifierStage(Stage):
     """
 
     keys = ()
-    sources = (
-        "funn.build", "funn.fast_layers", "funn.dense_product", "funn.thin_convolution",
-        "funn.seeding", "funn.data", "funn.stage_module", "funn.magnet",
-        "funn.magnet_classifier",
-    )  # fmt: skip
 
     def __init__(self, epochs: int, batch_size: int, lr: float, held_out: int) -> None:
         if min(epochs, batch_size, held_out) < 1 or not lr > 0:

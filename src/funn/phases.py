@@ -12,13 +12,9 @@ from funn.objectives import ONE_GAMMA, DualAscent, attacker_objective
 from funn.players import PlayerPhase, Players
 from funn.schema import TrainConfig, require
 from funn.seeding import seeded
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 _PROBE_IMAGES = 1000
-_PLAYER_SOURCES = (
-    *NETWORK_SOURCES,
-    "funn.at_once", "funn.features", "funn.objectives", "funn.players", "funn.phases",
-)  # fmt: skip
 
 
 class Init(Stage):
@@ -27,7 +23,6 @@ class Init(Stage):
     # Of the objective only what this phase reads, so that a sweep of betas, gammas or of the
     # attacker's objective shares one init stage.
     keys = ("init", "model", "attacker.noise", "objective.defender_input")
-    sources = _PLAYER_SOURCES
 
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
@@ -45,7 +40,6 @@ class Adversarial(Stage):
     """Phase 2: the game (section 3.2, Eq. 3 and 8)."""
 
     keys = ("adversarial", "beta", "gamma", "objective")
-    sources = _PLAYER_SOURCES
 
     def check(self, config: TrainConfig) -> None:
         """Require an objective that goes with its errors.

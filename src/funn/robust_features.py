@@ -24,7 +24,7 @@ from funn.sample_attacker import Ball, read_balls, search
 from funn.schema import TrainConfig, at_least, require
 from funn.seeding import generator
 from funn.stage_module import Spec, StageModule, adam
-from funn.stages import NETWORK_SOURCES, Fit, Stage
+from funn.stages import Fit, Stage
 
 _PROBE_IMAGES = 1000
 _WARM = 0.3  # of the steps, while the learning rate grows
@@ -34,11 +34,6 @@ class RobustFeatures(Stage):
     """The second phase of `defense=funn_pgd`."""
 
     keys = ("adversarial", "attacker", "beta", "gamma", "objective")
-    sources = (
-        *NETWORK_SOURCES,
-        "funn.attacks.pgd", "funn.sample_attacker", "funn.aims", "funn.features", "funn.contrast",
-        "funn.robust_features", "funn.objectives",
-    )  # fmt: skip
 
     def check(self, config: TrainConfig) -> None:
         """Require an attacker that searches.

@@ -1,35 +1,18 @@
 """Stages of training: each has a fingerprint, a folder, and is trained once."""
 
-import ast
-import hashlib
-import importlib.util
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
+from funn.code_behind import code_behind, placeless, targets
 from funn.data import ImageData, Images, TensorBatches
 from funn.schema import ClassifierConfig, PlayersConfig, TrainConfig
 from funn.stage_module import StageModule
-
-# What every training depends on, for its fingerprint.
-NETWORK_SOURCES = (
-    "funn.build",
-    "funn.networks",
-    "funn.seeding",
-    "funn.data",
-    "funn.processes",
-    "funn.stage_module",
-    "funn.fast_layers",
-    "funn.dense_product",
-    "funn.thin_convolution",
-)
 
 
 @dataclass
@@ -60,11 +43,9 @@ class Stage(ABC):
 
     Attributes:
         keys: the configuration keys (dotted) that this stage reads, for its fingerprint.
-        sources: the modules that define what it computes, for its fingerprint.
     """
 
     keys: tuple[str, ...]
-    sources: tuple[str, ...]
 
     def check(self, config: TrainConfig) -> None:  # noqa: B027
         """Refuse a configuration that this stage cannot be trained with, before any stage is.
@@ -87,24 +68,32 @@ class Stage(ABC):
         """
 
 
-def fingerprint(
-    stage: Stage, name: str, config: Mapping[str, Any], data_checksum: str, parent: str | None
-) -> str:
-    """Hash all that a stage's result depends on.
+def stage_facts(
+    stage: Stage, name: str, config: Mapping[str, Any], data: Mapping[str, str], parent: str | None
+) -> dict[str, Any]:
+    """All that a stage's result depends on, for its fingerprint and to be told.
 
-    Its own resolved keys, the training data's checksum, its parent's SHA-256, the seed, the torch
-    version, and the source files that define it (their code: comments and docstrings may change).
+    Args:
+        stage: the stage.
+        name: its name in the defence.
+        config: all resolved values.
+        data: checksums of the data.
+        parent: the digest of its parent's networks (`funn.checkpoint.digest`); None for the first.
+
+    Returns:
+        Its own resolved keys, the data, the parent, the seed, and the code: the stage's own, that
+        of every `_target_` among its keys, of the data set and of the fit, and all they import.
     """
-    facts = {
+    settings = own_settings(stage, name, config)
+    roots = [type(stage).__module__, "funn.fitting", *targets(settings), *targets(config["data"])]
+    return {
         "stage": name,
-        "keys": own_settings(stage, name, config),
-        "data": data_checksum,
+        "keys": placeless(settings),
+        "data": dict(data),
         "parent": parent,
         "seed": config["seed"],
-        "torch": torch.__version__,
-        "sources": {source: code_hash(source) for source in stage.sources},
+        **code_behind(roots).facts(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def own_settings(stage: Stage, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,45 +102,3 @@ def own_settings(stage: Stage, name: str, config: Mapping[str, Any]) -> dict[str
         key: reduce(lambda value, part: value[part], key.split("."), config)
         for key in (*stage.keys, f"defense.stages.{name}")
     }
-
-
-@cache
-def code_hash(module: str) -> str:
-    """Hash a module's code without its comments, docstrings and layout."""
-    tree = _tree(module)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = list(_without_docstrings(body))  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def modules_behind(module: str, package: str) -> list[str]:
-    """The modules of `package` that a module imports, through any number of steps, and itself."""
-    found, waiting = set(), [module]
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        for node in ast.walk(_tree(name)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
-                waiting += {str(node.module)} - found
-    return sorted(found)
-
-
-def _tree(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    return ast.parse(Path(spec.origin).read_text())
-
-
-def _without_docstrings(body: Iterable[ast.AST]) -> Iterable[ast.AST]:
-    return (
-        node
-        for node in body
-        if not (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        )
-    )

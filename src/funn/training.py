@@ -10,15 +10,16 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from funn.build import build
-from funn.checkpoint import save
+from funn.checkpoint import digest, save
 from funn.data import ImageData
 from funn.errors import UserError
 from funn.files import point_link, sha256, write_json
+from funn.fingerprint import fingerprint, told
 from funn.fitting import fit, forget
 from funn.provenance import provenance
 from funn.schema import Launch, TrainConfig
 from funn.stage_folder import RESULT, StageFolder
-from funn.stages import Stage, fingerprint, own_settings
+from funn.stages import Stage, own_settings, stage_facts
 from funn.tracking import wandb_run
 
 log = logging.getLogger(__name__)
@@ -41,17 +42,16 @@ def train(config: TrainConfig, launch: Launch) -> Path:
     for name in wanted:
         stages[name].check(config)
     data: ImageData = build(config.data, data_dir=Path(config.data_dir))
-    checksum = data.train.checksum()
+    checksums = {"train": data.train.checksum(), "val": data.val.checksum()}
     done: list[StageFolder] = []
     settings = {"seed": config.seed, "data": config.data}
     for name, stage in stages.items():
         parent = done[-1] if done else None
         settings = {**settings, **own_settings(stage, name, config.resolved())}
-        folder = locate(config, name, fingerprint(
-            stage, name, config.resolved(), checksum, sha256(parent.checkpoint) if parent else None
-        ))  # fmt: skip
+        facts = stage_facts(stage, name, config.resolved(), checksums, _networks(parent))
+        folder = locate(config, name, fingerprint(facts))
         if name in wanted:
-            run_stage(stage, folder, config, launch, data, done, settings)
+            run_stage(stage, folder, config, launch, data, done, settings, facts)
         elif folder.result() is None:
             raise missing(config, launch, wanted[0], folder)
         done.append(folder)
@@ -105,14 +105,16 @@ def run_stage(
     data: ImageData,
     parents: list[StageFolder],
     settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
     """Train one stage in its folder, or reuse it, or go on from its last finished epoch.
 
-    `settings` are the values, by dotted key, that it and its parents depend on.
+    `settings` are the values, by dotted key, that it and its parents depend on; `facts` are all
+    that its fingerprint is of.
     """
     with folder.locked():
         if config.reuse and folder.result() is not None:
-            log.info("%s: reused %s", folder.name, folder.path)
+            log.info("%s: reused %s (%s)", folder.name, folder.path, told(facts))
             return
         if not config.reuse:
             forget(folder.path)
@@ -135,7 +137,9 @@ def run_stage(
                     "metrics": parts.module.epoch_metrics,
                     "seed": config.seed,
                     "fingerprint": folder.fingerprint,
+                    "depends_on": facts,
                     "checkpoint_sha256": sha256(folder.checkpoint),
+                    "networks_sha256": digest(parts.module.saved),
                     "data_sha256": data.train.checksum(),
                     "parents": [_parent(folder, parent) for parent in parents],
                     "wall_seconds": round(time.perf_counter() - start, 2),
@@ -161,6 +165,12 @@ def publish(config: TrainConfig, done: list[StageFolder]) -> Path:
     if done[-1].name == list(config.defense["stages"])[-1]:
         point_link(Path(config.output_dir) / "latest" / str(config.defense["name"]), run)
     return run
+
+
+def _networks(parent: StageFolder | None) -> str | None:
+    """The digest of a finished stage's networks."""
+    result = None if parent is None else parent.result()
+    return None if result is None else str(result["networks_sha256"])
 
 
 def _parent(folder: StageFolder, parent: StageFolder) -> dict[str, Any]:
