@@ -30,6 +30,7 @@ from funn.memory import keep_freed_memory
 from funn.networks import Classifier
 from funn.parts import attack_parts, merge
 from funn.provenance import provenance
+from funn.records import referee
 from funn.stage_module import adam
 from funn.stages import Fit
 
@@ -121,7 +122,10 @@ def attack_cost(make: Make, model: nn.Module, count: int, classes: int) -> dict[
 
     def evaluate() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            attack_parts(make(model), Path(folder), model, images, 128, "")
+            predictions = predict(model, images.floats(), 128)
+            attack_parts(
+                make(model), Path(folder), referee(model), images, predictions, 128, "size"
+            )
             merge(Path(folder), Path(folder) / "records.parquet", count)
 
     return cost(evaluate)

@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -159,6 +159,16 @@ class ImageData(LightningDataModule):
     def test(self) -> Images:
         """The official test images. Only evaluation touches them."""
         return self._loaded[1]
+
+    def described(self) -> dict[str, Any]:
+        """What results say of the data: name, shape, classes, size and digest of the test set."""
+        return {
+            "name": type(self).__name__,
+            "shape": list(self.image_shape),
+            "classes": self.classes,
+            "test_images": len(self.test.labels),
+            "sha256": self.test.checksum(),
+        }
 
     @property
     def image_shape(self) -> ImageShape:

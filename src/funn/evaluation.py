@@ -1,18 +1,21 @@
 """Attack a classifier on the official test images, outside the Trainer."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from funn import victims
+from funn.attacking import predict
 from funn.build import build
 from funn.data import ImageData, Images
 from funn.errors import UserError
-from funn.examination import check_extras, describe_victim, run_extras
+from funn.examination import describe_victim, run_extras, transferred_from
+from funn.loading import find_run
 from funn.schema import EvaluateConfig, Launch, Trial
 from funn.tracking import log_evaluation, wandb_run
 from funn.trials import line, locate_trial, run_trial
+from funn.victim_checks import check, introduce
 from funn.victims import Victim
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,10 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         UserError: if there is no such victim, or an attack cannot be built.
     """
     victim, data = prepare(config, launch)
-    check_extras(config, victim)
+    transfer = transferred_from(config, victim, data)
+    test = _first(data.test, _most(config, trials))
+    predictions = predict(victim.model, test.floats(), config.batch_size)
+    introduce(victim, data, test, predictions)
     root = Path(config.output_dir) / "eval" / victim.name
     done = []
     with wandb_run(
@@ -41,13 +47,14 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         folder=Path(config.output_dir),
     ) as tracker:
         for trial in trials:
-            test = Images(data.test.images[: trial.images], data.test.labels[: trial.images])
-            folder = locate_trial(root, trial, victim, test)
-            run_trial(trial, folder, config, victim, test, len(data.test.labels))
+            few = _first(test, trial.images)
+            folder = locate_trial(root, trial, victim, few)
+            run_trial(trial, folder, config, victim, few, predictions, len(data.test.labels))
             log.info("%s", line(folder))
             done.append(folder)
         if config.suite is not None:
-            run_extras(config, config.suite, victim, data, root, done)
+            few = _first(test, config.images or config.suite["images"])
+            run_extras(config, config.suite, victim, data, few, predictions, transfer, root, done)
         describe_victim(victim, data, config, root)
         if tracker is not None:
             log_evaluation(tracker, [folder.path for folder in done])
@@ -55,23 +62,26 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
 
 
 def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
-    """Return the classifier to attack and its data.
+    """Return the classifier to attack, checked, and its data.
 
     Raises:
-        UserError: if either cannot be had, or `data=` was typed for a run of ours.
+        UserError: if either cannot be had or they do not go together, if `data=` was typed for a
+            run of ours, or is missing for a user's own classifier.
     """
     if config.run is not None:
         if any(item.startswith("data=") for item in launch.overrides):
             raise UserError("run= is attacked on the data that it was trained for: leave out data=")
-        victim = victims.trained(config.run)
-        spec: Mapping[str, Any] = victim.facts["trained"]["data"]
+        run = find_run(config.run)
+        data: ImageData = build(run.result["config"]["data"], data_dir=Path(config.data_dir))
+        victim = victims.trained(run, data, config.changed_code)
     else:
         assert config.victim is not None
-        victim, spec = victims.own(config.victim), config.data
-    data: ImageData = build(spec, data_dir=Path(config.data_dir))
-    victims.check(victim, data.test.floats(2), data.test.labels)
+        assert config.data is not None
+        data = build(config.data, data_dir=Path(config.data_dir))
+        victim = victims.own(config.victim, data)
+    check(victim, data)
     if config.source is not None:
-        victim = victims.seen_as(victim, config.source)
+        victim = victims.seen_as(victim, config.source, data, config.changed_code)
     return victim, data
 
 
@@ -79,3 +89,16 @@ def described(config: EvaluateConfig, victim: Victim) -> dict[str, Any]:
     """The configuration, with that of the victim's training: its beta, its seed, its data."""
     trained = victim.facts["trained"] or {}
     return {**trained, **config.resolved(), "data": trained.get("data", config.data)}
+
+
+def _most(config: EvaluateConfig, trials: Sequence[Trial]) -> int | None:
+    """Of how many of the first images anything is asked; None for all."""
+    counts = [trial.images for trial in trials]
+    if config.suite is not None:
+        counts.append(config.images or config.suite["images"])
+    known = [count for count in counts if count is not None]
+    return max(known) if len(known) == len(counts) else None
+
+
+def _first(images: Images, count: int | None) -> Images:
+    return Images(images.images[:count], images.labels[:count])

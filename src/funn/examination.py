@@ -5,46 +5,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from funn.data import ImageData, Images
 from funn.errors import UserError
-from funn.fast_layers import with_fast_layers
 from funn.feature_uses import feature_uses
-from funn.files import write_json
-from funn.gradient_zeros import gradient_zeros
-from funn.masking_attacks import masking
-from funn.provenance import provenance
-from funn.reconstruction import reconstruction
+from funn.files import read_json
+from funn.gradient_zeros import FIRST, gradient_zeros
+from funn.masking_controls import masking
 from funn.schema import EvaluateConfig
-from funn.stage_folder import StageFolder
-from funn.trials import RECORDS
+from funn.stage_folder import RESULT, StageFolder
+from funn.studies import Once, study
 from funn.victims import Victim, seen_as
 from funn.worst_case import worst_case
 
 log = logging.getLogger(__name__)
 
-MASKING, FEATURES = "masking.json", "features.json"
+MASKING, FEATURES, GRADIENTS = "masking", "features", "gradients"
 
 
-def check_extras(config: EvaluateConfig, victim: Victim) -> None:
-    """Refuse early what a suite cannot do.
-
-    Under `source=` the files of one that examines the classifier itself would stand in the place of
-    the white-box ones.
+def transferred_from(config: EvaluateConfig, victim: Victim, data: ImageData) -> Victim | None:
+    """Refuse early what a suite cannot do; return the victim seen as `suite.transfer`, if any.
 
     Raises:
-        UserError: for a suite with `cascade`, `masking` or `features` under `source=`, or a
-            `suite.transfer` that is no run.
+        UserError: for a suite with `cascade`, `masking` or `features` under `source=`, a suite of
+            features for a classifier without an encoder, or a `suite.transfer` that is no run.
     """
-    extras = {"cascade", "masking", "features"} & (config.suite or {}).keys()
-    if victim.source is not None and extras:
+    suite = config.suite or {}
+    if victim.source is not None and {"cascade", "masking", "features"} & suite.keys():
         raise UserError(
             "this suite examines the classifier itself: leave out source=, or take suite=table2"
         )
-    transfer = (config.suite or {}).get("transfer")
-    if transfer is not None:
-        seen_as(victim, transfer)
+    if "features" in suite and not isinstance(getattr(victim.model, "encoder", None), nn.Module):
+        raise UserError(f"{victim.title} has no encoder: suite=features needs one")
+    transfer = suite.get("transfer")
+    return None if transfer is None else seen_as(victim, transfer, data, config.changed_code)
 
 
 def run_extras(
@@ -52,6 +47,9 @@ def run_extras(
     suite: Mapping[str, Any],
     victim: Victim,
     data: ImageData,
+    test: Images,
+    predictions: Tensor,
+    transfer: Victim | None,
     root: Path,
     done: Sequence[StageFolder],
 ) -> None:
@@ -61,38 +59,72 @@ def run_extras(
         config: of the evaluation.
         suite: its suite.
         victim: the classifier.
-        data: the first of its test images are taken, as many as the suite says.
+        data: its data set, whose training images some uses of the features need.
+        test: the images.
+        predictions: the classifier's, of these at least (M,).
+        transfer: the victim as who attacks another classifier sees it.
         root: the victim's folder of evaluations.
-        done: folders of the suite's attacks, on the same images.
-
-    Raises:
-        UserError: if a suite of features is asked of a victim without an encoder.
+        done: the suite's attacks, on the same images.
     """
-    first = config.images or suite["images"]
-    few = Images(data.test.images[:first], data.test.labels[:first])
-    about = {"images": len(few.labels), **victim.facts, **provenance()}
     if "cascade" in suite:
-        records = [folder.path / RECORDS for folder in done]
-        log.info("%s", worst_case(config, victim, few, root, records))
+        log.info("%s", worst_case(config, victim, test, predictions, transfer, root, done))
     if "masking" in suite:
-        transfer = suite.get("transfer")
-        other = None if transfer is None else seen_as(victim, transfer).source
-        seen = with_fast_layers(victim.model)
-        found = masking(seen, few, config.batch_size, suite["masking"]["controls"], other)
-        write_json(root / MASKING, found | about)
+        log.info("%s", _examine_masking(config, suite, victim, test, transfer, root) / RESULT)
     if "features" in suite:
-        encoder = getattr(with_fast_layers(victim.model), "encoder", None)
-        if not isinstance(encoder, nn.Module):
-            raise UserError(f"{victim.name} has no encoder: suite=features needs one")
-        uses = feature_uses(encoder, data.train, few, **suite["features"])
-        write_json(root / FEATURES, uses | about)
+        log.info("%s", _examine_features(config, suite, victim, data, test, root) / RESULT)
+
+
+def _examine_masking(
+    config: EvaluateConfig,
+    suite: Mapping[str, Any],
+    victim: Victim,
+    test: Images,
+    transfer: Victim | None,
+    root: Path,
+) -> Path:
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del folder
+        other = None if transfer is None else transfer.seen.model
+        controls = suite["masking"]["controls"]
+        return masking(victim.fast, test, config.batch_size, controls, other, once)
+
+    settings = {**suite["masking"], "transfer": None if transfer is None else transfer.digest}
+    modules = ["funn.masking_controls"]
+    return study(MASKING, root, victim, test, settings, modules, work, config.reuse).path
+
+
+def _examine_features(
+    config: EvaluateConfig,
+    suite: Mapping[str, Any],
+    victim: Victim,
+    data: ImageData,
+    test: Images,
+    root: Path,
+) -> Path:
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del folder
+        encoder = victim.fast.encoder
+        assert isinstance(encoder, nn.Module)
+        return feature_uses(encoder, data.train, test, once, **suite["features"])
+
+    settings = {**suite["features"], "gallery": data.train.checksum()}
+    modules = ["funn.feature_uses"]
+    return study(FEATURES, root, victim, test, settings, modules, work, config.reuse).path
 
 
 def describe_victim(victim: Victim, data: ImageData, config: EvaluateConfig, root: Path) -> None:
-    """Measure what every evaluation shows of a classifier, once."""
-    gradients, errors = root / "gradients.json", root / "reconstruction.json"
-    if not (config.reuse and gradients.exists()):
-        seen = with_fast_layers(victim.model)
-        write_json(gradients, gradient_zeros(seen, data.test, config.batch_size))
-    if victim.run is not None and not (config.reuse and errors.exists()):
-        write_json(errors, reconstruction(victim.run, data.test))
+    """Measure what every evaluation shows of a classifier; tell of gradients that are zero."""
+    few = Images(data.test.images[:FIRST], data.test.labels[:FIRST])
+    folder = study(
+        GRADIENTS, root, victim, few, {}, ["funn.gradient_zeros"],
+        lambda folder, once: gradient_zeros(victim.fast, few, config.batch_size), config.reuse,
+    )  # fmt: skip
+    found = read_json(folder.path / RESULT) or {}
+    for loss in ("cross_entropy", "margin"):
+        zero = round(found[loss]["all_zero"] * found["images"])
+        if zero:
+            log.warning(
+                "%d of %d images have a gradient of the %s that is exactly zero: attacks that "
+                "climb it are blind there, which is no robustness (suite=masking looks closer)",
+                zero, found["images"], loss.replace("_", "-"),
+            )  # fmt: skip

@@ -18,6 +18,7 @@ from funn.attacks.pgd import Norm, climb
 from funn.data import Images
 from funn.features import encode
 from funn.seeding import generator
+from funn.studies import Once
 
 _BATCH = 500
 _RIDGE = 1e-2  # of the mean squared feature
@@ -27,6 +28,7 @@ def feature_uses(
     encoder: nn.Module,
     train: Images,
     test: Images,
+    once: Once,
     *,
     norm: Norm,
     eps: float,
@@ -39,6 +41,7 @@ def feature_uses(
         encoder: images (N, C, H, W) in [0, 1] to features (N, F), in eval mode, frozen.
         train: the gallery, and what the probe learns from.
         test: the queries.
+        once: see `funn.studies.Once`.
         norm: of the attacker's ball, "l2" or "linf".
         eps: its radius.
         steps: of the attacker.
@@ -48,23 +51,29 @@ def feature_uses(
         `clean` and `attacked` for `neighbours`, the accuracy of their majority; `retrieval`, the
         share of them that have the query's label; and `probe`, the accuracy of a linear one.
     """
-    gallery, queries = encode(encoder, train.images), encode(encoder, test.images)
-    attacked = encode(encoder, moved(encoder, test.floats(), norm, eps, steps))
-    probe = linear_probe(gallery, train.labels)
-    whole = nn.Sequential(encoder, probe).eval()
-    fooled = PGD(whole, norm, eps, steps).run(test.floats(), test.labels).adversarials
-    content: dict[str, Any] = {"neighbours": {}, "retrieval": {}, "probe": {}}
-    for name, found, images in (
-        ("clean", queries, test.floats()),
-        ("attacked", attacked, fooled),
-    ):
-        near = train.labels[nearest(found, gallery, neighbours)]
-        majority = F.one_hot(near).sum(1).argmax(1)
-        content["neighbours"][name] = _share(majority == test.labels)
-        content["retrieval"][name] = _share(near == test.labels[:, None])
+    gallery = encode(encoder, train.images)
+
+    def by_neighbours() -> dict[str, dict[str, float]]:
+        attacked = moved(encoder, test.floats(), norm, eps, steps)
+        found: dict[str, dict[str, float]] = {"neighbours": {}, "retrieval": {}}
+        for name, images in (("clean", test.floats()), ("attacked", attacked)):
+            near = train.labels[nearest(encode(encoder, images), gallery, neighbours)]
+            majority = F.one_hot(near).sum(1).argmax(1)
+            found["neighbours"][name] = _share(majority == test.labels)
+            found["retrieval"][name] = _share(near == test.labels[:, None])
+        return found
+
+    def by_probe() -> dict[str, float]:
+        whole = nn.Sequential(encoder, linear_probe(gallery, train.labels)).eval()
+        fooled = PGD(whole, norm, eps, steps).run(test.floats(), test.labels).adversarials
+        sets = {"clean": test.floats(), "attacked": fooled}
         with torch.no_grad():
-            content["probe"][name] = _share(whole(images).argmax(1) == test.labels)
-    return content
+            return {
+                name: _share(whole(images).argmax(1) == test.labels)
+                for name, images in sets.items()
+            }
+
+    return {**once("neighbours", by_neighbours), "probe": once("probe", by_probe)}
 
 
 def moved(encoder: nn.Module, x: Tensor, norm: Norm, eps: float, steps: int) -> Tensor:

@@ -26,7 +26,8 @@ def gradient_histogram(
     }
     traces = []
     for encoder, folder in folders.items():
-        measured = read_json(folder / "gradients.json")
+        paths = sorted(folder.glob("gradients-*/result.json"), key=lambda p: p.stat().st_mtime)
+        measured = read_json(paths[-1]) if paths else None
         for loss in ("cross_entropy", "margin") if measured else ():
             assert measured is not None
             zero = percent(measured[loss]["all_zero"])

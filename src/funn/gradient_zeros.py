@@ -12,7 +12,7 @@ from funn.data import Images
 from funn.records import margins
 
 # Shares of a thousand images are known to 3 %; all of them would take minutes of a large network.
-_IMAGES = 1000
+FIRST = 1000
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
@@ -36,7 +36,7 @@ def gradient_zeros(model: nn.Module, test: Images, batch_size: int) -> dict[str,
         `counts`, the number of images by their number of zero entries (as text), and `all_zero`,
         the share of the images whose whole gradient is zero.
     """
-    x, labels = test.floats(_IMAGES), test.labels[:_IMAGES]
+    x, labels = test.floats(FIRST), test.labels[:FIRST]
     entries = x[0].numel()
     content: dict[str, Any] = {"images": len(x), "entries": entries}
     for name, loss in LOSSES.items():

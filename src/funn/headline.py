@@ -8,9 +8,9 @@ from funn.metrics import percent
 from funn.origins import minutes, revision, trained_seconds
 from funn.page import Table
 from funn.paper import TABLE_1
-from funn.results import Result, encoder_changes, find, images_of, titled
-from funn.robust_report import read, with_interval
-from funn.worst_case import FOLDER, SUMMARY
+from funn.results import Result, find, images_of, studies
+from funn.robust_report import with_interval
+from funn.worst_case import ROBUST
 
 _DEEPFOOL = TABLE_1[0]
 _RADII = (("l2", "1.5"), ("linf", "0.1"))
@@ -22,7 +22,7 @@ def headline(root: Path, results: Sequence[Result]) -> Table:
     The paper's DeepFool is the success that the attack itself saw under foolbox1; robust accuracy
     is the share of all images that no attack of suite=strong fools, AutoAttack among them.
     """
-    summaries = read(root, f"{FOLDER}/{SUMMARY}").values()
+    summaries = studies(root, ROBUST).values()
     rows = [_row(root, results, each) for each in sorted(summaries, key=_robustness)]
     header = (
         "encoder", "seed", "clean accuracy", "fooled by the paper's DeepFool (L2, 50)",
@@ -42,7 +42,7 @@ def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> l
     cells = [summary[norm].get(eps) for norm, eps in _RADII]
     there = [str(cell["images"]) for cell in cells if cell is not None]
     return [
-        titled(summary["defense"], encoder_changes(summary)),
+        summary["encoder"],
         "-" if summary["seed"] is None else str(summary["seed"]),
         percent(summary["clean_accuracy"]),
         "-"

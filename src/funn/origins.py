@@ -61,6 +61,25 @@ def origins_table(root: Path, results: Sequence[Result]) -> Table:
     return Table("origins", "Where each encoder comes from", header, rows)
 
 
+def with_data(table: Table, data: Mapping[str, str]) -> Table:
+    """The table with a column that says of each encoder on which data set it was attacked.
+
+    Args:
+        table: one with a column "encoder", or it stays as it is.
+        data: the data set by the encoder.
+    """
+    if "encoder" not in table.header:
+        return table
+    at = table.header.index("encoder")
+    rows = [[*row[: at + 1], data.get(row[at], "-"), *row[at + 1 :]] for row in table.rows]
+    marks, links = (
+        {(row, column + (column > at)): text for (row, column), text in places.items()}
+        for places in (table.marks, table.links)
+    )
+    header = (*table.header[: at + 1], "data", *table.header[at + 1 :])
+    return table._replace(header=header, rows=rows, marks=marks, links=links)
+
+
 def trained_seconds(root: Path, checkpoints: Sequence[str]) -> float | None:
     """The wall time of the stages behind some checkpoints, relative to `root`/train."""
     stages = [read_json((root / "train" / path).parent / RESULT) for path in checkpoints]

@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from funn.attacking import predict, run_attack
 from funn.data import Images, to_unit
 from funn.errors import UserError
 from funn.examples import write_examples
-from funn.records import read_seconds, read_table, records, referee, write_table
+from funn.records import read_seconds, read_table, records, write_table
 
 # Images attacked, measured and written at a time, unless the attack says: what a kill can cost.
 _PART = 1000
@@ -25,8 +25,9 @@ _PART = 1000
 def attack_parts(
     attack: Any,
     folder: Path,
-    model: nn.Module,
+    judge: nn.Module,
     images: Images,
+    predictions: Tensor,
     batch_size: int,
     label: str,
     source: nn.Module | None = None,
@@ -38,19 +39,19 @@ def attack_parts(
     Several processes may do so at once, in the same folder: each takes a part that is free.
 
     Args:
-        attack: any attack with torchattacks' interface, on `model`, or on `source`.
+        attack: any attack with torchattacks' interface, on the classifier, or on `source`.
         folder: where the parts lie until they are merged.
-        model: the classifier.
+        judge: the float64 copy of the classifier, from `records.referee`.
         images: what to attack.
+        predictions: the classifier's, of these images (N,).
         batch_size: most images in one forward pass.
         label: text of the progress bar.
-        source: the classifier that the attack sees, if not `model` itself: what fools it is then
-            shown to `model`.
+        source: the classifier that the attack sees, if not this one: what fools it is then shown to
+            this one.
         finished: whether another process has merged all parts.
         begins: with which part to begin, as a share of the images: processes that begin at
             different places meet late.
     """
-    judge = referee(model)
     total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
     folder.mkdir(parents=True, exist_ok=True)
     waiting, taken = deque(range(0, total, size)), set[int]()
@@ -73,10 +74,10 @@ def attack_parts(
                 if not path.exists() and not finished():
                     start = time.perf_counter()
                     x = to_unit(images.images[first : first + size])
-                    predictions = predict(model, x, batch_size)
-                    seen = predictions if source is None else predict(source, x, batch_size)
+                    clean = predictions[first : first + size]
+                    seen = clean if source is None else predict(source, x, batch_size)
                     result = run_attack(attack, x, labels, seen, batch_size)
-                    table = records(judge, first, x, labels, predictions, seen, result)
+                    table = records(judge, first, x, labels, clean, seen, result)
                     if first == 0:
                         write_examples(folder / "examples.png", x, result.adversarials)
                     write_table(path, table, seconds=time.perf_counter() - start)

@@ -10,15 +10,25 @@ import plotly.graph_objects as go
 from funn.disagreement import disagreements, footnotes, symbols
 from funn.drawings import drawings
 from funn.errors import UserError
+from funn.examination import FEATURES, MASKING
 from funn.files import replace_file
 from funn.gradient_histogram import gradient_histogram
 from funn.headline import headline
 from funn.metrics import noise, percent
-from funn.origins import origin, origins_table
+from funn.origins import origin, origins_table, with_data
 from funn.page import Table, page
 from funn.paper import CHOICES, ITERATIONS, TABLE_1, Reported
 from funn.plots import against_iterations, paths
-from funn.results import Result, collect, each_protocol, find, images_of, representatives, titled
+from funn.results import (
+    Result,
+    collect,
+    each_protocol,
+    find,
+    images_of,
+    representatives,
+    studies,
+    titled,
+)
 from funn.robust_report import features_table, masking_table, robust_curves, robust_table
 from funn.schema import ReportConfig
 from funn.spread import rates_over_seeds, seed_runs, seeds_table
@@ -26,6 +36,7 @@ from funn.sweeps import sweep_pictures, sweep_plots
 from funn.threat_models import table_2, threats
 from funn.trained_stages import latest_stages, reported_stages
 from funn.verdict import findings
+from funn.worst_case import ROBUST
 
 _ROWS = (*TABLE_1, *ITERATIONS)
 _HEADER = (
@@ -93,6 +104,12 @@ def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Re
               features_table(root)]  # fmt: skip
     seeds, origins = seeds_table(results, _ROWS), origins_table(root, results)
     tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
+    sets = {result["encoder"]: result["data"]["name"] for result in results}
+    for kind in (ROBUST, MASKING, FEATURES):
+        found = studies(root, kind)
+        sets |= {encoder: content["data"]["name"] for encoder, content in found.items()}
+    if len(set(sets.values())) > 1:
+        tables = [with_data(table, sets) for table in tables]
     return [table for table in tables if table.rows], chosen
 
 

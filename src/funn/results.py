@@ -23,16 +23,18 @@ _GROUPS = ("model", "head", "attacker", "objective")
 
 Result = dict[str, Any]
 # What the tables look for; results of older revisions lack some of it.
-_NEEDED = {"settings", "settings_trained", "source", "clean_rejected", "success_rate_undetected"}
+_NEEDED = {
+    "settings", "settings_trained", "source", "clean_rejected", "success_rate_undetected", "data",
+    "unexplained",
+}  # fmt: skip
 
 
 def collect(root: Path) -> list[Result]:
     """Return the result of every finished attack under `root`/eval, oldest first.
 
     Each is the content of its result.json and: `folder`, relative to `root`; `encoder`, its
-    defence's name with what differs from conf/; `encoder_changes` and `attack_changes`, these
-    differences as `key=value`; `test_images`, how many there are to attack (where older results
-    do not say, the most that were attacked of the same data).
+    defence's name with what differs from conf/, and with its data set where the same was attacked
+    on several; `encoder_changes` and `attack_changes`, these differences as `key=value`.
     """
     paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
     attack = cache(declared_attack)
@@ -40,6 +42,8 @@ def collect(root: Path) -> list[Result]:
     for path in paths:
         content, status = read_json(path), read_json(path.parent / STATUS)
         if content is None or status is None or status.get("state") != "finished":
+            continue
+        if "study" in content:
             continue
         if not content.keys() >= _NEEDED:
             log.warning("%s is left out: an older revision wrote it, evaluate again", path.parent)
@@ -57,11 +61,45 @@ def collect(root: Path) -> list[Result]:
                 ),
             }
         )
-    sizes: dict[str, int] = {}
-    for result in results:
-        most = max(result["images"], result.get("test_images", 0))
-        sizes[_data(result)] = max(most, sizes.get(_data(result), 0))
-    return [{**result, "test_images": sizes[_data(result)]} for result in results]
+    return told_apart(results)
+
+
+def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """Return what was found out of each classifier (see `funn.studies`), by its encoder.
+
+    Of one classifier the result of the most images, and of those the newest; of several that are
+    called the same on the same data the one that was examined last.
+    """
+    found: dict[tuple[str, str], list[tuple[float, dict[str, Any]]]] = {}
+    for path in (root / "eval").glob(f"*/{kind}-*/{RESULT}"):
+        content, status = read_json(path), read_json(path.parent / STATUS)
+        if content is None or status is None or status.get("state") != "finished":
+            continue
+        encoder = titled(content["defense"], encoder_changes(content))
+        entry = {**content, "folder": path.parent, "encoder": encoder}
+        found.setdefault((encoder, content["data"]["name"]), []).append(
+            (path.stat().st_mtime, entry)
+        )
+    chosen = []
+    for entries in found.values():
+        _, newest = max(entries, key=lambda entry: entry[0])
+        same = [each for each in entries if each[1]["run"] == newest["run"]]
+        chosen.append(max(same, key=lambda entry: (entry[1]["images"], entry[0]))[1])
+    ordered = sorted(chosen, key=lambda content: str(content["run"]))
+    return {content["encoder"]: content for content in told_apart(ordered)}
+
+
+def told_apart(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Name the data set in `encoder` where the same encoder was attacked on several."""
+    sets: dict[str, set[str]] = {}
+    for content in contents:
+        sets.setdefault(content["encoder"], set()).add(content["data"]["name"])
+    return [
+        content | {"encoder": f"{content['encoder']} on {content['data']['name']}"}
+        if len(sets[content["encoder"]]) > 1
+        else content
+        for content in contents
+    ]
 
 
 def encoder_changes(content: Mapping[str, Any]) -> list[str]:
@@ -94,11 +132,6 @@ def _explained(defense: str, text: str) -> tuple[str, ...]:
                 rest, chosen = changes, typed
                 break
     return (*chosen, *rest)
-
-
-def _data(result: Result) -> str:
-    """Names the data of a result; a user's own classifier may be tried on any."""
-    return str((result["settings_trained"] or {}).get("data", result["run"]))
 
 
 def images_of(result: Result) -> str:

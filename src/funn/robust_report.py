@@ -7,31 +7,19 @@ from typing import Any
 import plotly.graph_objects as go
 
 from funn.examination import FEATURES, MASKING
-from funn.files import read_json
 from funn.metrics import percent
 from funn.origins import revision
 from funn.page import Table
 from funn.plots import against_eps
-from funn.results import encoder_changes, titled
-from funn.worst_case import FOLDER, NORMS, RADII, SUMMARY, read_radii
+from funn.results import encoder_changes, studies
+from funn.worst_case import NORMS, RADII, ROBUST, read_radii
 
 _NORMS = {"l2": "L2", "linf": "Linf"}
 
 
-def read(root: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the content of each victim's file of a name under `root`/eval, by the encoder."""
-    found = {}
-    for path in sorted((root / "eval").glob(f"*/{name}")):
-        content = read_json(path)
-        if content is not None:
-            encoder = titled(content["defense"], encoder_changes(content))
-            found[encoder] = {**content, "folder": path.parent}
-    return found
-
-
 def robust_table(root: Path) -> Table:
     """Robust accuracy at each radius, the worst of all attacks of suite=strong."""
-    found = read(root, f"{FOLDER}/{SUMMARY}")
+    found = studies(root, ROBUST)
     columns = sorted(
         {
             (norm, float(eps))
@@ -69,7 +57,7 @@ def with_interval(cell: Mapping[str, Any] | None) -> str:
 
 def masking_table(root: Path) -> Table:
     """Each check of suite=masking with every classifier's figure; a cross where it is flagged."""
-    found = read(root, MASKING)
+    found = studies(root, MASKING)
     checks: dict[str, tuple[float, str]] = {}
     figures: dict[tuple[str, str], str] = {}
     for encoder, content in found.items():
@@ -99,7 +87,7 @@ def features_table(root: Path) -> Table:
             str(content["images"]),
             revision(content),
         ]
-        for encoder, content in read(root, FEATURES).items()
+        for encoder, content in studies(root, FEATURES).items()
     ]
     header = ("encoder", *(f"{title}{', attacked' * (when == 'attacked')}"
                            for title in uses.values() for when in ("clean", "attacked")),
@@ -115,7 +103,7 @@ def robust_curves(root: Path) -> dict[str, go.Figure]:
     """
     radii = {
         encoder: read_radii(content["folder"] / RADII)
-        for encoder, content in read(root, f"{FOLDER}/{SUMMARY}").items()
+        for encoder, content in studies(root, ROBUST).items()
         if not any(change.startswith("seed=") for change in encoder_changes(content))
     }
     drawn = {

@@ -131,11 +131,12 @@ class EvaluateConfig:
     source: str | None = None
     attack: Node | None = None
     suite: Node | None = None
-    data: Node = MISSING
+    data: Node | None = None
     protocol: str = MISSING
     images: int | None = None
     batch_size: int = MISSING
     reuse: bool = MISSING
+    changed_code: bool = MISSING
     shard: str | None = None
     data_dir: str = MISSING
     output_dir: str = MISSING
@@ -156,6 +157,10 @@ class EvaluateConfig:
             (self.run is None) != (self.victim is None),
             "missing: give either run=FOLDER (what src/train.py printed last, such as "
             "outputs/latest/funn) or victim=package.module:callable",
+        )
+        require(
+            self.victim is None or self.data is not None,
+            "missing: victim= needs images to be attacked on: give data=NAME, e.g. data=mnist",
         )
         if self.run is not None:
             require(

@@ -1,47 +1,45 @@
 """One attack under one protocol: its folder, its records, its figures."""
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from funn.build import build, locate
+from funn.code_behind import code_behind, placeless, targets
 from funn.data import Images
-from funn.fast_layers import with_fast_layers
 from funn.files import read_json, write_json
+from funn.fingerprint import fingerprint, told
 from funn.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.parts import attack_parts, lock_of, merge, parts
 from funn.provenance import provenance
 from funn.records import read_table
 from funn.schema import EvaluateConfig, Trial
 from funn.stage_folder import RESULT, StageFolder
-from funn.stages import code_hash, modules_behind
 from funn.victims import Victim
 
 log = logging.getLogger(__name__)
 
 RECORDS = "records.parquet"
-# What an attack's records depend on, next to the modules of the attack.
-_SOURCES = (
-    "funn.attacking", "funn.fast_layers", "funn.dense_product", "funn.thin_convolution",
-    "funn.records", "funn.seeding",
-)  # fmt: skip
+# What makes records of an attack, next to the attack itself.
+_ENGINE = ("funn.attacking", "funn.records", "funn.fast_layers")
+
+
+def trial_facts(trial: Trial, victim: Victim, test: Images) -> dict[str, Any]:
+    """All that a trial's records depend on: classifier, attack, images and the code behind them."""
+    roots = [*_ENGINE, str(locate(trial.spec).__module__), *targets(dict(trial.spec))]
+    return {
+        "classifier": victim.digest,
+        "attack": placeless(dict(trial.spec)),
+        "images": test.checksum(),
+        **code_behind(roots).facts(),
+    }
 
 
 def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> StageFolder:
     """Return the trial's folder; its name holds the hash of all that its records depend on."""
-    sources = [*_SOURCES, *modules_behind(locate(trial.spec).__module__, "funn.attacks")]
-    facts = {
-        "classifier": victim.digest,
-        "attack": dict(trial.spec),
-        "images": test.checksum(),
-        "torch": torch.__version__,
-        "sources": {name: code_hash(name) for name in sources},
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+    digest = fingerprint(trial_facts(trial, victim, test))
     name = f"{trial.name}-{trial.protocol}{'' if victim.source is None else '-oblivious'}"
     return StageFolder(name, digest, root / f"{name}-{digest}")
 
@@ -52,30 +50,43 @@ def run_trial(
     config: EvaluateConfig,
     victim: Victim,
     test: Images,
+    predictions: Tensor,
     every: int,
 ) -> None:
-    """Attack test images, of `every` that there are, part by part, or reuse what is finished.
+    """Attack test images, part by part, or reuse what is finished; warn of what cannot be.
 
     Processes that are at the same trial share its parts. Whoever sees the last one done sums up.
+
+    Args:
+        trial: the attack.
+        folder: where its records go.
+        config: of the evaluation.
+        victim: the classifier.
+        test: the images.
+        predictions: the classifier's, of these (N,).
+        every: how many test images there are.
     """
     with folder.locked():
         if not config.reuse:
             for part in parts(folder.path):
                 part.unlink()
         elif finished(folder):
-            log.info("%s: reused %s", folder.name, folder.path)
+            facts = told(trial_facts(trial, victim, test))
+            log.info("%s: reused %s (%s)", folder.name, folder.path, facts)
+            warn(folder)
             return
         folder.write_status("running")
     with folder.reporting():
-        seen = victim.model if victim.source is None else victim.source
-        attack = build(trial.spec, with_fast_layers(seen))
+        attack = build(trial.spec, victim.seen.fast)
+        source = None if victim.source is None else victim.source.model
         attack_parts(
-            attack, folder.path, victim.model, test, config.batch_size, folder.name,
-            victim.source, lambda: finished(folder), config.begins,
+            attack, folder.path, victim.judge, test, predictions, config.batch_size, folder.name,
+            source, lambda: finished(folder), config.begins,
         )  # fmt: skip
         with folder.locked():
             if not finished(folder):
-                _sum_up(trial, folder, config, victim, len(test.labels), every)
+                _sum_up(trial, folder, config, victim, test, every)
+    warn(folder)
 
 
 def _sum_up(
@@ -83,10 +94,10 @@ def _sum_up(
     folder: StageFolder,
     config: EvaluateConfig,
     victim: Victim,
-    count: int,
+    test: Images,
     every: int,
 ) -> None:
-    seconds = merge(folder.path, folder.path / RECORDS, count)
+    seconds = merge(folder.path, folder.path / RECORDS, len(test.labels))
     write_json(
         folder.path / RESULT,
         {
@@ -94,6 +105,7 @@ def _sum_up(
             "test_images": every,
             "seconds": round(seconds, 2),
             "fingerprint": folder.fingerprint,
+            "depends_on": trial_facts(trial, victim, test),
             **victim.facts,
             "config": config.resolved(),
             **provenance(),
@@ -125,6 +137,26 @@ def finished(folder: StageFolder) -> bool:
     """Whether the trial's records and figures are there."""
     files = (folder.path / RECORDS).exists() and read_json(folder.path / RESULT) is not None
     return files and folder.state() == "finished"
+
+
+def warn(folder: StageFolder) -> None:
+    """Tell of successes that are none, and of failures that are the attack's own."""
+    result = read_json(folder.path / RESULT)
+    assert result is not None
+    if result["unexplained"] and result["source"] is None:
+        log.warning(
+            "%s: the attack saw %d successes of %d that the float64 copy denies by more than "
+            "rounding. The classifier may be random, answer by the batch it is in, or change its "
+            "input; or the attack returned images outside [0, 1]: only the verified rate counts",
+            folder.name, result["unexplained"], result["successes"],
+        )  # fmt: skip
+    if result["blind_failures"]:
+        log.warning(
+            "%s: on %d of the %d attacked images the gradient was exactly zero, or not finite, and "
+            "the attack failed: that is no robustness. Take an attack without gradients "
+            "(attack=square_linf), or look closer with suite=masking",
+            folder.name, result["blind_failures"], result["attacked"],
+        )  # fmt: skip
 
 
 def line(folder: StageFolder) -> str:

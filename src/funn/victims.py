@@ -1,19 +1,36 @@
 """What is attacked: a trained run of ours, or a user's own classifier."""
 
 import hashlib
+import logging
 import pkgutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from funn.checkpoint import weights_digest
+from funn.code_behind import code_behind, defining_module
+from funn.data import ImageData
 from funn.errors import UserError
+from funn.fast_layers import with_fast_layers
+from funn.fingerprint import fingerprint
 from funn.loading import Run, find_run, load_classifier
 from funn.records import referee
+from funn.seeding import seeded
 from funn.stage_folder import CHECKPOINT
+
+log = logging.getLogger(__name__)
+
+# Test images whose logits stand for a classifier's behaviour, and on which its faster layers are
+# compared with its own.
+_PROBE = 16
+# Logits are told apart by steps of a millionth of the largest: float64 is a billion times as exact.
+_DIGITS = 1e6
 
 
 @dataclass(frozen=True)
@@ -21,13 +38,16 @@ class Victim:
     """A classifier under attack.
 
     Attributes:
-        name: names its folder under outputs/eval.
+        name: names its folder under outputs/eval: its own name, and a hash of what it is and of the
+            data set, so that another model of the same name is another victim.
         model: images (N, C, H, W) in [0, 1] to logits (N, classes), in eval mode.
-        digest: SHA-256 of its checkpoint, or of its weights.
+        digest: of its weights, its code and its logits on the data's first test images; under
+            `source` of that classifier's too.
         run: the finished run that it is; None for a user's own.
+        facts: what its results say of it: defence, seed, checkpoints, data set.
+        probe: a few test images (N, C, H, W) in [0, 1].
         source: the classifier that an attacker sees who does not know of the defence; None where
-            the attacker sees `model` itself.
-        facts: what its results say of it: defence, seed, checkpoints.
+            the attacker sees this one.
     """
 
     name: str
@@ -35,40 +55,65 @@ class Victim:
     digest: str
     run: Run | None
     facts: dict[str, Any]
-    source: nn.Module | None = None
+    probe: Tensor
+    source: "Victim | None" = None
+
+    @cached_property
+    def fast(self) -> nn.Module:
+        """A copy of the model whose layers are in their faster forms, for attacks."""
+        return with_fast_layers(self.model, self.probe)
+
+    @cached_property
+    def judge(self) -> nn.Module:
+        """A float64 copy of the model, which says what a returned image really is."""
+        return referee(self.model)
+
+    @property
+    def title(self) -> str:
+        """What the user calls it."""
+        return str(self.facts["defense"]) if self.run is None else self.run.name
+
+    @property
+    def seen(self) -> "Victim":
+        """The classifier that the attacker sees."""
+        return self if self.source is None else self.source
 
 
-def trained(path: str) -> Victim:
-    """Return the classifier of a run folder.
+def trained(run: Run, data: ImageData, changed_code: bool = False) -> Victim:
+    """Return the classifier of a run.
+
+    Args:
+        run: a finished one.
+        data: what it is attacked on.
+        changed_code: take it though the code of its networks has changed since it was trained.
 
     Raises:
-        UserError: if there is none, or its checkpoint is damaged.
+        UserError: if its checkpoint is damaged, or its code has changed.
     """
-    run = find_run(path)
     result = run.result
+    model = load_classifier(run.folder, changed_code)
     own = {
         "stage": result["stage"],
         "path": f"{run.name}/{result['stage']}/{CHECKPOINT}",
         "sha256": result["checkpoint_sha256"],
     }
     facts = {
-        "run": run.name,
         "defense": result["defense"],
         "seed": result["seed"],
         "parents": [own, *result["parents"]],
         "trained": result["config"],
         "settings_trained": result["settings"],
-        "source": None,
     }
-    return Victim(run.name, load_classifier(run.folder), own["sha256"], run, facts)
+    return _identified(run.name, model, run, facts, data, _kinds(model))
 
 
-def own(name: str) -> Victim:
+def own(name: str, data: ImageData) -> Victim:
     """Return a user's classifier.
 
     Args:
         name: `package.module:callable`, where the callable is a `torch.nn.Module`, or returns one
             when called without arguments. Modules in the working directory are found.
+        data: what it is attacked on.
 
     Raises:
         UserError: if it cannot be imported or is no classifier.
@@ -84,28 +129,77 @@ def own(name: str) -> Victim:
     model = found if isinstance(found, nn.Module) else found()
     if not isinstance(model, nn.Module):
         raise UserError(f"victim={name} gives a {type(model).__name__}, not a torch.nn.Module")
-    digest = hashlib.sha256(name.encode())
-    for key, value in model.state_dict().items():
-        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     label = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
     facts: dict[str, Any] = {
-        "run": name,
         "defense": name,
         "seed": None,
         "parents": [],
         "trained": None,
         "settings_trained": None,
-        "source": None,
     }
-    return Victim(label, model.eval(), digest.hexdigest(), None, facts)
+    roots = [defining_module(name.replace(":", ".")), *_kinds(model)]
+    return _identified(label, model.eval(), None, facts, data, roots)
 
 
-def seen_as(victim: Victim, source: str) -> Victim:
+def _identified(
+    name: str,
+    model: nn.Module,
+    run: Run | None,
+    facts: dict[str, Any],
+    data: ImageData,
+    code: Iterable[str],
+) -> Victim:
+    """A victim with the digest of all that it is, and the data set that it is attacked on."""
+    probe = data.test.floats(_PROBE)
+    identity = {
+        "weights": weights_digest(model),
+        "logits": behaviour(model, probe),
+        **code_behind(code).facts(),
+    }
+    digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()
+    about = data.described()
+    whole = f"{name}-{fingerprint({'classifier': digest, 'data': about['sha256']})}"
+    facts = {"run": whole, **facts, "data": about, "classifier_sha256": digest, "source": None}
+    return Victim(whole, model, digest, run, facts, probe)
+
+
+@torch.no_grad()
+def behaviour(model: nn.Module, images: Tensor) -> str | None:
+    """Hash what a classifier makes of a few images, in float64 and rounded.
+
+    It stands for code and values that no other hash sees: a file that `forward` reads, a tensor
+    that is no buffer. What the model draws from torch's global generator is drawn alike each time.
+
+    Args:
+        model: images to logits, in eval mode.
+        images: (N, C, H, W) in [0, 1].
+
+    Returns:
+        The SHA-256 of the rounded logits; None if it cannot be run (`funn.victim_checks` tells).
+    """
+    try:
+        with seeded("behaviour"):
+            logits = referee(model)(images.double())
+        steps = (logits * (_DIGITS / logits.abs().max().clamp(min=1e-300))).round().long()
+    except Exception:  # whatever a user's code raises: the check that follows says it
+        return None
+    return hashlib.sha256(f"{tuple(steps.shape)} {steps.flatten().tolist()}".encode()).hexdigest()
+
+
+def _kinds(model: nn.Module) -> list[str]:
+    """The modules that define the classes of a network and of all its parts."""
+    kinds = {kind.__module__ for part in model.modules() for kind in type(part).__mro__}
+    return sorted(kinds - {"builtins"})
+
+
+def seen_as(victim: Victim, source: str, data: ImageData, changed_code: bool = False) -> Victim:
     """Return the victim with the classifier that an oblivious attacker sees instead of it.
 
     Args:
         victim: the defended classifier.
         source: a run folder, or "bare": the classifier behind the victim's own defence.
+        data: what the victim is attacked on.
+        changed_code: take the source though its code has changed since it was trained.
 
     Raises:
         UserError: if there is no such classifier.
@@ -114,46 +208,17 @@ def seen_as(victim: Victim, source: str) -> Victim:
         bare = getattr(victim.model, "classifier", None)
         if not isinstance(bare, nn.Module):
             raise UserError(
-                f"{victim.name} has no bare classifier behind its defence: give a run, such as "
+                f"{victim.title} has no bare classifier behind its defence: give a run, such as "
                 "source=outputs/latest/classic"
             )
-        name, digest = f"{victim.name}/bare", "bare"
+        name = f"{victim.title}/bare"
+        other = replace(victim, name=name, model=bare, digest=f"{victim.digest} bare")
     else:
         run = find_run(source)
-        name, digest = run.name, run.result["checkpoint_sha256"]
-        bare = load_classifier(run.folder)
+        name, other = run.name, trained(run, data, changed_code)
     return replace(
         victim,
-        source=bare,
-        digest=hashlib.sha256(f"{victim.digest} {digest}".encode()).hexdigest(),
+        source=other,
+        digest=hashlib.sha256(f"{victim.digest} {other.digest}".encode()).hexdigest(),
         facts={**victim.facts, "source": name},
     )
-
-
-@torch.no_grad()
-def check(victim: Victim, images: Tensor, labels: Tensor) -> None:
-    """Require that a classifier gives logits, in float32 and, for verification, in float64.
-
-    Args:
-        victim: whom to check.
-        images: a few images (N, C, H, W) in [0, 1].
-        labels: all labels that are attacked.
-
-    Raises:
-        UserError: for outputs of another shape, probabilities, or what cannot be run.
-    """
-    try:
-        logits = victim.model(images)
-        referee(victim.model)(images.double())
-    except Exception as error:  # whatever a user's code raises
-        raise UserError(f"{victim.name} cannot classify {tuple(images.shape)}: {error}") from error
-    classes = int(labels.max()) + 1
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < classes:
-        raise UserError(
-            f"{victim.name} gives outputs {tuple(logits.shape)}, not ({len(images)}, "
-            f"{classes} classes or more)"
-        )
-    if not bool(logits.isfinite().all()):
-        raise UserError(f"{victim.name} gives outputs that are not finite numbers")
-    if bool((logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4):
-        raise UserError(f"{victim.name} gives probabilities: return the logits before the softmax")

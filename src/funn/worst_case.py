@@ -18,16 +18,17 @@ from funn.attacks import FeaturePGD
 from funn.attacks.feature_pgd import has_encoder
 from funn.build import locate
 from funn.data import Images
-from funn.files import write_json
 from funn.metrics import wilson
-from funn.provenance import provenance
 from funn.records import read_table, write_table
-from funn.schema import EvaluateConfig, Trial
+from funn.schema import EvaluateConfig, Node, Trial
+from funn.stage_folder import RESULT, StageFolder
+from funn.studies import Once, study
 from funn.trials import RECORDS, locate_trial, run_trial
-from funn.victims import Victim, seen_as
+from funn.victims import Victim
 
 FOLDER = "worst"
-RADII, SUMMARY = "radii.parquet", "robust_accuracy.json"
+ROBUST = "robust_accuracy"
+RADII = "radii.parquet"
 NORMS = ("l0", "l2", "linf")
 _SCHEMA = pa.schema([(norm, pa.float32()) for norm in NORMS])
 # An image on the border of a ball may lie outside by rounding.
@@ -35,8 +36,71 @@ _ROUNDING = 1e-6
 Radii = dict[str, Tensor]
 
 
+class _Cascade:
+    """What attacks have left so far.
+
+    Args:
+        config: of the evaluation.
+        victim: the classifier.
+        test: the images.
+        predictions: the classifier's, of these at least (M,).
+        root: the victim's folder of evaluations.
+
+    Attributes:
+        radii: by norm, the distance (N,) of each image's nearest adversarial image so far.
+        records: fingerprints of all records that they come from.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, victim: Victim, test: Images, predictions: Tensor, root: Path
+    ) -> None:
+        self.config, self.victim, self.test, self.root = config, victim, test, root
+        self.predictions = predictions
+        everyone = len(test.labels)
+        self.radii: Radii = {norm: torch.full((everyone,), torch.inf) for norm in NORMS}
+        self.records: list[str] = []
+
+    def add(self, folder: StageFolder, images: Tensor) -> None:
+        """Lower the radii by the records of some images (M,)."""
+        found(self.radii, read_table(folder.path / RECORDS), images)
+        self.records.append(folder.fingerprint)
+
+    def attack(self, trial: Trial, seen: Victim, left: Tensor) -> None:
+        """Attack some images (M,) of the victim, as an attacker sees it."""
+        subset = Images(self.test.images[left], self.test.labels[left])
+        folder = locate_trial(self.root / FOLDER, trial, seen, subset)
+        clean, every = self.predictions[left], self.victim.facts["data"]["test_images"]
+        run_trial(trial, folder, self.config, seen, subset, clean, every)
+        self.add(folder, left)
+
+    def within(
+        self, norm: str, eps: float, first: bool, tried: Iterable[tuple[str, Node, Victim]]
+    ) -> dict[str, int]:
+        """Attack what is left within eps; say how many images each attack has broken."""
+        by_attack = {}
+        for name, spec, seen in tried:
+            left = survivors(self.radii[norm], eps)
+            if not len(left):
+                break
+            if spec["eps"] is not None:
+                trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
+            elif first:
+                trial = Trial(f"{name}-{norm}", "both", None, {**spec})
+            else:
+                continue
+            self.attack(trial, seen, left)
+            by_attack[name] = len(left) - len(survivors(self.radii[norm], eps))
+        return by_attack
+
+
 def worst_case(
-    config: EvaluateConfig, victim: Victim, test: Images, root: Path, done: Iterable[Path]
+    config: EvaluateConfig,
+    victim: Victim,
+    test: Images,
+    predictions: Tensor,
+    transfer: Victim | None,
+    root: Path,
+    done: Iterable[StageFolder],
 ) -> Path:
     """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
 
@@ -45,63 +109,54 @@ def worst_case(
             that are `transferred` from `suite.transfer`.
         victim: the classifier.
         test: the images.
+        predictions: the classifier's, of these at least (M,).
+        transfer: the victim as who attacks another classifier sees it.
         root: the victim's folder of evaluations.
-        done: records of the suite's other attacks on the same images.
+        done: the suite's other attacks on the same images.
 
     Returns:
         The file of the summary: robust accuracy, by norm and eps, with who broke how many.
     """
     assert config.suite is not None
-    everyone = torch.arange(len(test.labels))
-    radii: Radii = {norm: torch.full((len(everyone),), torch.inf) for norm in NORMS}
-    for path in done:
-        found(radii, read_table(path), everyone)
-    broken: dict[str, dict[float, dict[str, int]]] = {norm: {} for norm in config.suite["cascade"]}
+    cascade = _Cascade(config, victim, test, predictions, root)
+    for folder in done:
+        cascade.add(folder, torch.arange(len(test.labels)))
+    broken: dict[str, dict[float, dict[str, int]]] = {}
     for norm, part in config.suite["cascade"].items():
-        tried = list(attackers(config.suite, part, victim))
-        for place, eps in enumerate(sorted(part["radii"])):
-            by_attack = broken[norm].setdefault(eps, {})
-            for name, spec, seen in tried:
-                left = survivors(radii[norm], eps)
-                if not len(left):
-                    break
-                if spec["eps"] is not None:
-                    trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
-                elif place == 0:
-                    trial = Trial(f"{name}-{norm}", "both", None, {**spec})
-                else:
-                    continue
-                subset = Images(test.images[left], test.labels[left])
-                folder = locate_trial(root / FOLDER, trial, seen, subset)
-                run_trial(trial, folder, config, seen, subset, len(test.labels))
-                found(radii, read_table(folder.path / RECORDS), left)
-                by_attack[name] = len(left) - len(survivors(radii[norm], eps))
-    # Only now: an attack within a larger radius, or in another norm, may have found a nearer image.
-    summary = {
-        norm: {f"{eps:g}": at(radii[norm], eps) | {"broken": by} for eps, by in part.items()}
-        for norm, part in broken.items()
-    }
-    write_table(root / FOLDER / RADII, pa.table({norm: radii[norm].numpy() for norm in NORMS}))
-    clean = at(radii["l2"], 0.0)["robust_accuracy"]
-    write_json(
-        root / FOLDER / SUMMARY,
-        {**summary, "clean_accuracy": clean, **victim.facts, **provenance()},
-    )
-    return root / FOLDER / SUMMARY
+        tried = list(attackers(part, victim, transfer))
+        radii = sorted(part["radii"])
+        broken[norm] = {eps: cascade.within(norm, eps, eps == radii[0], tried) for eps in radii}
+
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del once
+        # Only now: an attack within a larger radius, or in another norm, may have found a nearer
+        # image.
+        radii = cascade.radii
+        table = pa.table({norm: radii[norm].numpy() for norm in NORMS})
+        write_table(folder.path / RADII, table)
+        return {
+            norm: {f"{eps:g}": at(radii[norm], eps) | {"broken": by} for eps, by in part.items()}
+            for norm, part in broken.items()
+        } | {"clean_accuracy": at(radii["l2"], 0.0)["robust_accuracy"]}
+
+    # The records' fingerprints hold all the rest: classifier, attacks, images and code.
+    budgets = {norm: list(part) for norm, part in broken.items()}
+    settings = {"radii": budgets, "records": cascade.records}
+    modules = ["funn.worst_case"]
+    return study(ROBUST, root, victim, test, settings, modules, work, config.reuse).path / RESULT
 
 
 def attackers(
-    suite: Mapping[str, Any], part: Mapping[str, Any], victim: Victim
-) -> Iterator[tuple[str, Mapping[str, Any], Victim]]:
+    part: Mapping[str, Any], victim: Victim, transfer: Victim | None
+) -> Iterator[tuple[str, Node, Victim]]:
     """The name and settings of each attack within a radius, and the victim as it sees it.
 
-    Those that attack another classifier come first, if `suite.transfer` names one; an attack on
-    features is left out where there is no encoder.
+    Those that attack another classifier come first, if there is one; an attack on features is left
+    out where there is no encoder.
     """
-    if suite.get("transfer") is not None:
-        other = seen_as(victim, suite["transfer"])
+    if transfer is not None:
         for name, spec in part["transferred"].items():
-            yield f"transferred_{name}", spec, other
+            yield f"transferred_{name}", spec, transfer
     for name, spec in part["attacks"].items():
         if locate(spec) is not FeaturePGD or has_encoder(victim.model):
             yield name, spec, victim
