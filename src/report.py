@@ -15,9 +15,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _report(cfg: DictConfig) -> None:
+    config = read_config(cfg, ReportConfig)
+    # Only now: torch takes seconds to import, a mistake should not.
     from funn.report import report
 
-    print(report(read_config(cfg, ReportConfig)))
+    print(report(config))
 
 
 if __name__ == "__main__":

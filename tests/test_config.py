@@ -1,5 +1,6 @@
 """Every YAML file composes, is valid, and builds; every mistake is one clear line."""
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from funn.build import build, locate
-from funn.config import check_types, read_config, read_launch, read_trials
+from funn.config import check_keys, check_types, read_config, read_launch, read_trials
 from funn.errors import UserError
 from funn.magnet import MagNet
 from funn.objectives import attacker_objective
@@ -165,6 +166,71 @@ def test_whole_numbers_are_numbers():
 
 
 @pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (TrainConfig, {"init": {"epoch": 3}}, "key init.epoch: did you mean init.epochs?"),
+        (TrainConfig, {"init": {"momentum": 0.1}}, "key init.momentum: init has epochs, batch"),
+        (TrainConfig, {"bta": 1}, "unknown key bta: did you mean beta?"),
+        (TrainConfig, {"foo": 1}, "unknown key foo: --cfg job lists the keys"),
+        (TrainConfig, {"logger": {"projects": "x"}}, "did you mean logger.project?"),
+        (TrainConfig, {"phase": {"stage": ["init"]}}, "did you mean phase.stages?"),
+        (EvaluateConfig, {"atack": {"eps": 1}}, "unknown key atack: did you mean attack?"),
+        (ReportConfig, {"seed": 1}, "unknown key seed"),
+    ],
+)
+def test_a_key_that_the_schema_does_not_know(kind, given, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_keys(given, kind)
+
+
+def test_a_group_answers_for_its_own_keys():
+    check_keys({"model": {"anything": 1}, "init": {"epochs": 3}}, TrainConfig)
+    with pytest.raises(UserError, match=r"unknown key x\.chanels: did you mean x\.channels\?"):
+        check_types("x", {"channels": [1], "chanels": [2]}, {"channels": [1]})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "typed"),
+    [
+        ("train", TrainConfig, ["++init.epochs=3", "experiment=beta_sweep", "++seed=1"]),
+        ("train", TrainConfig, ["experiment=lr_sweep", "defense=magnet", "++logger.mode=offline"]),
+        ("train", TrainConfig, ["defense=funn_pgd", "attacker=mixed", "head=margin"]),
+        ("evaluate", EvaluateConfig, ["run=.", "suite=strong", "~suite.attacks.ddn"]),
+        ("evaluate", EvaluateConfig, ["run=.", "attack=fgsm", "++attack.eps=1"]),
+    ],
+)
+def test_what_may_be_typed_in_other_ways(name, kind, typed):
+    read(name, kind, *typed)
+
+
+def test_an_attack_put_into_a_suite_that_was_not_chosen():
+    with pytest.raises(UserError, match="suite is not chosen: give suite=NAME"):
+        trials("+attack@suite=fgsm")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("train.py ++init.epoch=3", "unknown key init.epoch: did you mean init.epochs?"),
+        ("train.py +init.weight_decay=0.1", "unknown key init.weight_decay: init has epochs,"),
+        ("train.py +foo=1", "unknown key foo: --cfg job"),
+        ("train.py +device=cuda", "unknown key device: --cfg job"),
+        ("evaluate.py run=. +atack.eps=1", "unknown key atack: did you mean attack?"),
+        ("report.py +foo=1", "unknown key foo: --cfg job"),
+    ],
+)
+def test_an_added_key_that_nothing_reads_is_refused(command, says, tmp_path):
+    script, *overrides = command.split()
+    output = tmp_path / "outputs"
+    done = run_command(script, *overrides, f"output_dir={output}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {says}")
+    assert not done.stdout
+    assert [path.name for path in output.iterdir()] == ["log"]  # Hydra's, of every command
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ({"_target_": "funn.networks.Nothing"}, "cannot be imported"),
@@ -195,7 +261,9 @@ def test_an_option_that_the_target_does_not_take():
     ("command", "says"),
     [
         ("train.py phase=int", "adversarial, all, classifier, init"),
-        ("train.py betta=1", "unknown key betta"),
+        ("train.py betta=1", "unknown key betta: did you mean beta?"),
+        ("train.py init.epoch=3", "unknown key init.epoch: did you mean init.epochs?"),
+        ("train.py foo.bar=3", "unknown key foo: --cfg job lists the keys"),
         ("train.py beta=-1", "beta=-1.0 must be above 0"),
         ("train.py beta=???", "error: missing: give beta=..."),
         ("train.py ~beta", "error: missing: give beta=..."),
@@ -212,6 +280,7 @@ def test_an_option_that_the_target_does_not_take():
         ("evaluate.py run=/no suite=table1", "run=/no does not exist"),
         ("evaluate.py run=x", "give either attack=NAME or suite=NAME"),
         ("evaluate.py run=x attack=fgsm suite=table1", "give either attack=NAME or suite=NAME"),
+        ("evaluate.py run=x +attack.eps=1", "attack.eps=1 has nothing to change: add attack=NAME"),
         ("evaluate.py run=x attack=fgsm protocol=lax", "foolbox1, strict"),
     ],
 )

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from funn.errors import UserError
 from funn.memory import keep_freed_memory
+from funn.schema import unknown_key
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,13 @@ def _too_early(overrides: Sequence[str]) -> str | None:
     """
     chosen = dict(part.split("=", 1) for part in overrides if "=" in part)
     for key, value in chosen.items():
-        group, dot, _ = key.partition(".")
+        group, dot, _ = key.lstrip("+").partition(".")
         if not dot or "(" in value:
             continue
         if "," in chosen.get(group, ""):
             return f"in a sweep of {group}= type {key}=choice({value})"
         if group not in chosen and group in ("attack", "suite"):
-            return f"{key}={value} has nothing to change: add {group}=NAME"
+            return f"{key.lstrip('+')}={value} has nothing to change: add {group}=NAME"
     return None
 
 
@@ -109,7 +110,9 @@ def one_line(error: BaseException) -> str:
     text = _flat(error)
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"unknown key {unknown[1]}: --cfg job lists the keys"
+        cause = error.__cause__  # says where the key ends that nothing knows
+        path, _, name = (getattr(cause, "full_key", None) or unknown[1]).rpartition(".")
+        return unknown_key(name, getattr(cause, "parent_node", None) or (), path)
     if text.startswith("Error merging override") and error.__cause__ is not None:
         return f"{text.removeprefix('Error merging override ')}: {_flat(error.__cause__)}"
     return text or type(error).__name__

@@ -3,10 +3,11 @@
 The only module that knows `cfg`.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from funn.errors import UserError
 from funn.schema import (
     PROTOCOLS,
     EvaluateConfig,
@@ -23,6 +25,7 @@ from funn.schema import (
     TrainConfig,
     Trial,
     require,
+    unknown_key,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +46,9 @@ def read_config(cfg: DictConfig, kind: type[Config]) -> Config:
     """Turn Hydra's `cfg` into checked dataclasses.
 
     Raises:
-        UserError: for a missing value, a wrong type or a value out of range.
+        UserError: for an unknown key, a missing value, a wrong type or a value out of range.
     """
+    check_keys(OmegaConf.to_container(cfg, resolve=False), kind)
     choices = {
         group: choice
         for group, choice in HydraConfig.get().runtime.choices.items()
@@ -57,8 +61,10 @@ def read_config(cfg: DictConfig, kind: type[Config]) -> Config:
     missing = OmegaConf.missing_keys(cfg) | {str(key) for key in declared if key not in cfg}
     names = ", ".join(f"{key}=..." for key in sorted(missing))
     require(not missing, f"missing: give {names}")
-    for group in choices:
-        if group in cfg:
+    for group in map(str, cfg):
+        if OmegaConf.is_config(cfg[group]):
+            # As `+attack@suite=fgsm` leaves it: filled, but with no option of its own.
+            require(declared[group] is not None, f"{group} is not chosen: give {group}=NAME")
             plain = OmegaConf.to_container(cfg[group], resolve=True)
             check_types(group, plain, OmegaConf.to_container(declared[group], resolve=True))
     config = OmegaConf.to_object(cfg)
@@ -142,6 +148,28 @@ def declared_attack(name: str, protocol: str) -> Node:
     return {str(key): value for key, value in spec.items() if key != "images"}
 
 
+def check_keys(given: Any, section: type, path: str = "") -> None:
+    """Require that a dataclass of the schema, or one inside it, has every key that was given.
+
+    Hydra's `+` and `++` add keys to anything. What lies in an open group `check_types` compares
+    with the group's YAML file.
+
+    Args:
+        given: the section's keys and values.
+        section: its dataclass.
+        path: its dotted key; empty for the whole configuration.
+
+    Raises:
+        UserError: for an unknown key.
+    """
+    types = get_type_hints(section)
+    for name, value in given.items():
+        if name not in types:
+            raise UserError(unknown_key(name, types, path))
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(types[name]):
+            check_keys(value, types[name], f"{path}.{name}".lstrip("."))
+
+
 def check_types(key: str, value: Any, declared: Any) -> None:
     """Require that `value` has the type of the value that a YAML file declares.
 
@@ -151,8 +179,8 @@ def check_types(key: str, value: Any, declared: Any) -> None:
     if isinstance(declared, Mapping):
         require(isinstance(value, Mapping), f"{key}={value} must be a group of keys")
         for name, item in value.items():
-            known = ", ".join(map(str, declared)) or "none"
-            require(name in declared, f"unknown key {key}.{name}; known: {known}")
+            if name not in declared:
+                raise UserError(unknown_key(name, declared, key))
             check_types(f"{key}.{name}", item, declared[name])
         # A suite may do without some of its attacks; what has a target needs all it was given.
         if "_target_" in declared or key.partition(".")[0] != "suite":

@@ -7,8 +7,9 @@ the type.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,26 @@ def require(holds: bool, message: str) -> None:
     """Raise a UserError with the message unless `holds`."""
     if not holds:
         raise UserError(message)
+
+
+def unknown_key(name: Any, known: Iterable[Any], path: str) -> str:
+    """What to tell a user who typed a key that is not known.
+
+    Args:
+        name: the key, without what lies before it.
+        known: the keys that it could have been.
+        path: the dotted key of what they lie in; empty for the whole configuration.
+    """
+    names = [str(each) for each in known]
+    meant = get_close_matches(str(name), names, n=1)
+    before = f"{path}." if path else ""
+    if meant:
+        hint = f"did you mean {before}{meant[0]}? (--cfg job lists the keys)"
+    elif path:
+        hint = f"{path} has {', '.join(names) or 'none'} (--cfg job lists the keys)"
+    else:  # too many for a line
+        hint = "--cfg job lists the keys"
+    return f"unknown key {before}{name}: {hint}"
 
 
 def above(name: str, value: float, bound: float) -> None:
