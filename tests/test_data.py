@@ -4,9 +4,10 @@ import struct
 
 import pytest
 import torch
+from conftest import run_command
 
 from funn.config import ROOT
-from funn.data import Images, TensorBatches
+from funn.data import ImageData, Images, TensorBatches
 from funn.errors import UserError
 from funn.idx_files import MNIST, FashionMNIST
 from funn.synthetic import SyntheticDigits
@@ -73,6 +74,146 @@ def test_the_checksum_covers_pixels_and_labels():
     base = Images(images, labels).checksum()
     assert Images(images + 1, labels).checksum() != base
     assert Images(images, labels + 1).checksum() != base
+
+
+def test_the_checksum_covers_types_and_shapes():
+    images, labels = torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2)
+    base = Images(images, labels).checksum()
+    assert Images(images.view(2, 28, 28, 1), labels).checksum() != base
+    assert Images(images.view(torch.int8), labels).checksum() != base
+    assert Images(images, labels.view(torch.float64)).checksum() != base
+    apart = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert not apart.is_contiguous()
+    assert Images(apart, labels).checksum() == base
+
+
+class Given(ImageData):
+    """A user's dataset: its `load` returns what it was given, and counts its calls."""
+
+    def __init__(self, loaded, val_size=0):
+        super().__init__(ROOT, val_size)
+        self.given, self.calls = loaded, 0
+
+    def load(self):
+        self.calls += 1
+        return self.given
+
+
+PIXELS = torch.arange(24, dtype=torch.float32).view(6, 1, 2, 2) / 24
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+GOOD = Images(PIXELS, LABELS)
+
+
+def with_pixel(value):
+    images = PIXELS.clone()
+    images[4, 0, 1, 0] = value
+    return images
+
+
+@pytest.mark.parametrize("which", ["training", "test"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (PIXELS.numpy(), LABELS, "images are of type ndarray: give a torch.Tensor"),
+        (PIXELS[:, 0], LABELS, r"images have shape \(6, 2, 2\): give \(N, C, H, W\)"),
+        (PIXELS[:0], LABELS[:0], r"images have shape \(0, 1, 2, 2\): .* at least one image"),
+        (PIXELS.long(), LABELS, r"images are int64: give uint8 \(0 to 255\), or floats in"),
+        (PIXELS > 0, LABELS, "images are bool: give uint8"),
+        (with_pixel(float("nan")), LABELS, "images hold NaN: give finite"),
+        (with_pixel(float("inf")), LABELS, "images hold infinite numbers"),
+        (with_pixel(float("-inf")), LABELS, "images hold infinite numbers"),
+        (with_pixel(255.0), LABELS, "range from 0 to 255, .*: divide by 255, or give uint8"),
+        (with_pixel(65535.0), LABELS, "range from 0 to 65535, .*: divide by the value of full"),
+        (with_pixel(1.001), LABELS, "range from 0 to 1.001, .*: clip them"),
+        (with_pixel(-0.42), LABELS, "from -0.42 to .*: keep any normalisation inside the network"),
+        (PIXELS, LABELS.tolist(), "labels are of type list: give a torch.Tensor"),
+        (PIXELS, LABELS.float(), r"labels are float32: give class numbers, as labels\.long\(\)"),
+        (PIXELS, LABELS > 0, r"labels are bool: give class numbers"),
+        (PIXELS, torch.eye(3)[LABELS], r"labels have shape \(6, 3\): give \(N,\).*argmax\(1\)"),
+        (PIXELS, LABELS[:, None], r"labels have shape \(6, 1\): give \(N,\), a class number for"),
+        (PIXELS, LABELS - 1, "labels go down to -1: number the classes from 0"),
+        (PIXELS, LABELS[:5], "labels are 5, and .* images 6: give a label for each image"),
+    ],
+)
+def test_images_and_labels_that_are_refused(which, images, labels, message):
+    bad = (images, labels)
+    data = Given((bad, GOOD) if which == "training" else (GOOD, bad))
+    with pytest.raises(UserError, match=f"^{which} .*{message}") as caught:
+        _ = data.train
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [
+        (None, "must return two sets"),
+        ((PIXELS, LABELS), "must return two sets"),
+        ((PIXELS, LABELS, PIXELS, LABELS), "must return two sets"),
+        (
+            (GOOD, Images(PIXELS.view(6, 1, 1, 4), LABELS)),
+            r"test images have .* \(1, 1, 4\), .*2\)",
+        ),
+        ((GOOD, Images(PIXELS, LABELS + 1)), "test labels go up to 3, and .* 3 classes, 0 to 2"),
+    ],
+)
+def test_sets_that_do_not_fit_together(loaded, message):
+    with pytest.raises(UserError, match=message):
+        _ = Given(loaded).test
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floats_in_the_unit_range_become_float32(kind):
+    images = PIXELS.to(kind).requires_grad_().permute(0, 1, 3, 2)
+    data = Given([(images, LABELS), (PIXELS, LABELS)])
+    assert data.train.images.dtype == torch.float32
+    assert data.train.images.is_contiguous()
+    assert not data.train.images.requires_grad
+    assert torch.equal(data.train.images, images.float())
+    assert data.train.checksum() == Images(images.detach().float(), LABELS).checksum()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int32, torch.uint16, torch.int64])
+def test_bytes_stay_bytes_and_whole_labels_become_int64(kind):
+    images = (PIXELS * 255).to(torch.uint8)
+    data = Given(((images, LABELS.to(kind)), GOOD), val_size=2)
+    assert data.train.images.dtype == torch.uint8
+    assert torch.equal(data.train.images, images[:4])
+    assert data.val.labels.dtype == torch.int64
+    assert data.val.labels.tolist() == [1, 2]
+    assert data.classes == 3
+
+
+def test_data_is_loaded_once():
+    data = Given((GOOD, GOOD))
+    assert data.calls == 0
+    assert torch.equal(data.train.images, data.test.images)
+    assert data.image_shape == (1, 2, 2)
+    assert data.calls == 1
+
+
+BRIGHT = """
+import torch
+from funn.data import ImageData, Images
+
+class Bright(ImageData):
+    def load(self):
+        images = torch.arange(256.0).repeat(49).view(16, 1, 28, 28)
+        return Images(images, torch.arange(16) % 10), Images(images, torch.arange(16) % 10)
+"""
+
+
+def test_a_users_images_of_0_to_255_are_not_trained_on(tmp_path):
+    (tmp_path / "users_digits.py").write_text(BRIGHT)
+    output = tmp_path / "outputs"
+    done = run_command("train.py", "data._target_=users_digits.Bright", "logger=csv",
+                       f"output_dir={output}", PYTHONPATH=str(tmp_path))  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: training images range from 0 to 255, and floats must be in [0, 1]: "
+        "divide by 255, or give uint8\n"
+    )
+    assert not done.stdout
+    assert [path.name for path in output.iterdir()] == ["log"]  # Hydra's, of every command
 
 
 def idx_content(count):

@@ -1,4 +1,4 @@
-"""Images in memory as one uint8 tensor, and batches by indexing whole tensors."""
+"""Images in memory as one tensor, and batches by indexing whole tensors."""
 
 import hashlib
 from abc import abstractmethod
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from funn.errors import UserError
+from funn.image_checks import checked_sets
 from funn.networks import ImageShape
 from funn.processes import own_rows
 from funn.seeding import generator
@@ -20,8 +21,8 @@ class Images(NamedTuple):
     """A set of labelled images.
 
     Attributes:
-        images: uint8 (N, C, H, W), 0 to 255.
-        labels: int64 (N,).
+        images: (N, C, H, W), uint8 from 0 to 255, or float32 in [0, 1].
+        labels: int64 (N,), from 0.
     """
 
     images: Tensor
@@ -36,9 +37,11 @@ class Images(NamedTuple):
         return Images(self.images, torch.arange(len(self.images)))
 
     def checksum(self) -> str:
-        """Return the SHA-256 of the pixels and labels, in order."""
+        """Return the SHA-256 of the pixels and labels, their types and shapes, in order."""
         digest = hashlib.sha256()
         for tensor in self:
+            # The same bytes are other images in another type or shape.
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -129,6 +132,10 @@ class ImageData(LightningDataModule):
     def load(self) -> tuple[Images, Images]:
         """Return the official training and test sets.
 
+        What they hold is checked here once, and converted (see `funn.image_checks`): images
+        (N, C, H, W) in uint8, or any floating-point type in [0, 1]; labels (N,) of any integer
+        type, numbered from 0.
+
         Raises:
             UserError: if the data cannot be had.
         """
@@ -136,9 +143,10 @@ class ImageData(LightningDataModule):
     @property
     def _loaded(self) -> tuple[Images, Images]:
         if self._sets is None:
-            self._sets = self.load()
-            if self.val_size >= len(self._sets[0].labels):
+            train, test = checked_sets(self.load())
+            if self.val_size >= len(train[1]):
                 raise UserError(f"data.val_size={self.val_size} leaves no image to train on")
+            self._sets = Images(*train), Images(*test)
         return self._sets
 
     @property
