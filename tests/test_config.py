@@ -136,10 +136,28 @@ def test_a_defence_may_choose_other_values_and_what_is_typed_wins():
 
 
 def test_what_was_typed_is_known():
-    read("train", TrainConfig, "beta=0.02")
-    launch = read_launch()
+    with composed("train", "beta=0.02"):
+        launch = read_launch()
     assert launch.choice("defense") == "funn"
     assert launch.choice("nonsense") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "unusual"),
+    [
+        ("train", [], ()),
+        ("train", ["model=paper", "data=mnist", "head=margin", "init.epochs=1"], ()),
+        ("train", ["model=wide"], ("model=wide",)),
+        ("train", ["data=synthetic", "model=wide"], ("model=wide", "data=synthetic")),
+        ("train", ["defense=funn_pgd"], ()),
+        ("train", ["defense=funn_pgd", "model=wide"], ()),
+        ("train", ["defense=funn_pgd", "model=paper"], ("model=paper",)),
+        ("evaluate", ["run=.", "attack=fgsm", "data=synthetic"], ()),
+    ],
+)
+def test_the_model_and_the_data_that_a_defence_does_not_have_by_itself(name, typed, unusual):
+    with composed(name, *typed):
+        assert read_launch().unusual == unusual
 
 
 @pytest.mark.parametrize(

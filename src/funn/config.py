@@ -110,7 +110,19 @@ def read_launch() -> Launch:
         group=folder.parent.name if sweep else folder.name,
         overrides=tuple(hydra.overrides.task),
         choices=dict(hydra.runtime.choices),
+        unusual=_unusual(hydra.job.config_name, hydra.runtime.choices),
     )
+
+
+def _unusual(command: str | None, choices: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The model and the data, where they are not what the defence has if nothing else is typed."""
+    defense = choices.get("defense")
+    if defense is None:  # an evaluation
+        return ()
+    plain = compose(command, [f"defense={defense}"], return_hydra_config=True)
+    usual = plain.hydra.runtime.choices
+    groups = [group for group in ("model", "data") if choices.get(group) != usual[group]]
+    return tuple(f"{group}={choices.get(group)}" for group in groups)
 
 
 def declared_training(defense: str, keys: Sequence[str], *options: str) -> Node:

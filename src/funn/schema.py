@@ -228,11 +228,14 @@ class Launch:
         group: joins what one command (a sweep, a pipeline) trains.
         overrides: what the user typed.
         choices: the option chosen of each configuration group.
+        unusual: the model and the data, as `group=option`, where they are not those that conf/
+            gives the defence.
     """
 
     group: str
     overrides: tuple[str, ...]
     choices: Mapping[str, str | None]
+    unusual: tuple[str, ...]
 
     def choice(self, group: str) -> str | None:
         """The option chosen of a group; None if none was."""

@@ -112,13 +112,14 @@ def run_stage(
     `settings` are the values, by dotted key, that it and its parents depend on; `facts` are all
     that its fingerprint is of.
     """
+    label = stage_label(config, launch, folder.name)
     with folder.locked():
         if config.reuse and folder.result() is not None:
-            log.info("%s: reused %s (%s)", folder.name, folder.path, told(facts))
+            log.info("%s: reused %s (%s)", label, folder.path, told(facts))
             return
         if not config.reuse:
             forget(folder.path)
-        log.info("%s: training in %s", folder.name, folder.path)
+        log.info("%s: training in %s", label, folder.path)
         start = time.perf_counter()
         folder.write_status("running")
         with folder.reporting():
@@ -126,7 +127,6 @@ def run_stage(
                 config, data, parents[-1].checkpoint if parents else None, folder.path
             )
             with _loggers(config, launch, folder) as loggers:
-                label = f"{config.defense['name']} {folder.name}"
                 fit(parts, folder.path, config.trainer, loggers, label)
             save(folder.checkpoint, parts.module.saved)
             write_json(
@@ -152,6 +152,15 @@ def run_stage(
         forget(folder.path)
 
 
+def stage_label(config: TrainConfig, launch: Launch, stage: str) -> str:
+    """Name a stage as what is printed does: `funn (model=wide, data=synthetic) init`.
+
+    The defence alone would not tell two trainings apart that differ in the network or the images.
+    """
+    unusual = f" ({', '.join(launch.unusual)})" if launch.unusual else ""
+    return f"{config.defense['name']}{unusual} {stage}"
+
+
 def publish(config: TrainConfig, done: list[StageFolder]) -> Path:
     """Link the earlier stages into the last one's run folder, and `outputs/latest` to a full run.
 
@@ -163,7 +172,10 @@ def publish(config: TrainConfig, done: list[StageFolder]) -> Path:
         if folder.path.parent != run:
             point_link(run / folder.name, folder.path)
     if done[-1].name == list(config.defense["stages"])[-1]:
-        point_link(Path(config.output_dir) / "latest" / str(config.defense["name"]), run)
+        defense = config.defense["name"]
+        latest = Path(config.output_dir) / "latest" / str(defense)
+        point_link(latest, run)
+        log.info("%s is now %s: what was trained last with defense=%s", latest, run.name, defense)
     return run
 
 
