@@ -134,6 +134,7 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 	  scikit-learn joblib threadpoolctl six narwhals cloudpickle
 	PYTHONPATH=src KINETO_LOG_LEVEL=9 $(RUN) -m funn.bench
 	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m funn.bench_checks $(BENCH_RUN)
 	PYTHONPATH=src $(RUN) -m funn.bench_strong $(BENCH_RUN)
 	PYTHONPATH=src $(RUN) -m funn.bench_size
 	PYTHONPATH=src $(RUN) -m funn.bench_plots

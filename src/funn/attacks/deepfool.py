@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from funn.attacks.base import BatchedAttack, Model, Protocol, check_protocol
 from funn.attacks.result import AttackResult
-from funn.attacks.tally import Tally
+from funn.attacks.tally import Tally, show_no_way
 
 Norm = Literal["l2", "linf"]
 Push = Literal["score", "distance"]
@@ -210,7 +210,7 @@ class _Way:
         differences, gradients = _linearise(
             self.model, self.current[batch], self.labels[batch], self.rivals[batch]
         )
-        self.blind[batch[~gradients.nan_to_num(posinf=0, neginf=0).flatten(1).any(1)]] = True
+        self.blind[batch[show_no_way(gradients)]] = True
         steps, stuck = _nearest(differences, gradients, self.norm, self.added)
         changing = ~stuck
         changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)

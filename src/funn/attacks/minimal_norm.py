@@ -118,8 +118,7 @@ def _follow(
         # The sum, for the mean would make an image's gradient depend on the size of its batch.
         gradient = torch.autograd.grad(values[going].sum(), x)[0]
         finite = gradient.isfinite().flatten(1).all(1)
-        shown = gradient[going]
-        best.differentiated(batch[going], shown.where(finite[going, None, None, None], 0))
+        best.differentiated(batch[going], gradient[going])
         going &= finite & way.can_move(gradient)
         if not going.any():
             return

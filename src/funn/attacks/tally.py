@@ -75,10 +75,10 @@ class Tally:
 
         Args:
             owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
-            gradients: (B, C, H, W), zero where they were not finite.
+            gradients: (B, C, H, W).
         """
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
-        self.blind[owners[~gradients.flatten(1).any(1)]] = True
+        self.blind[owners[show_no_way(gradients)]] = True
 
     def result(self) -> AttackResult:
         """Return what is known now."""
@@ -91,6 +91,17 @@ class Tally:
             self.backwards,
             self.blind,
         )
+
+
+def show_no_way(gradients: Tensor) -> Tensor:
+    """Whether no entry of each row of gradients (B, ...) is finite and not zero, bool (B,)."""
+    flat = gradients.flatten(1)
+    # Most rows are settled by their sum, for a tenth of the time.
+    total = flat.sum(1)
+    empty = (total == 0) | ~total.isfinite()
+    if empty.any():
+        empty[empty.clone()] = ~flat[empty].nan_to_num(posinf=0, neginf=0).any(1)
+    return empty
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
