@@ -1,13 +1,12 @@
 """The layers of a network that have a faster form on a CPU, in its place: same mathematics."""
 
-import copy
 import logging
 
 import torch
 from torch import Tensor, nn
 
 from funn.dense_product import DenseProduct
-from funn.plain_layers import is_plain
+from funn.plain_layers import copied, is_plain
 from funn.seeding import generator, seeded
 from funn.thin_convolution import thin
 
@@ -31,16 +30,16 @@ def with_fast_layers(model: nn.Module, images: Tensor | None = None) -> nn.Modul
             a model looks at its layers' types, the copy keeps its own layers, with a warning.
             None: not compared.
     """
-    fast = copy.deepcopy(model)
+    fast = copied(model)
     use_fast_layers(fast)
-    if images is None or _alike(copy.deepcopy(model), copy.deepcopy(fast), images):
+    if images is None or _alike(copied(model), copied(fast), images):
         return fast
     log.warning(
         "%s: the faster forms of its layers give other logits or gradients than its own, which are "
         "used instead",
         type(model).__name__,
     )
-    return copy.deepcopy(model)
+    return copied(model)
 
 
 def use_fast_layers(model: nn.Module) -> None:

@@ -4,13 +4,14 @@ A hook, a parametrisation, a `forward` replaced on the instance or in a subclass
 with any of them a layer may compute something else than its class and its parameters tell.
 """
 
+import copy
 from collections import OrderedDict
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-Layer = TypeVar("Layer", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -54,6 +55,20 @@ def calls_forward_alone(module: nn.Module) -> bool:
         and not any(getattr(module, name) for name in _HOOKS)
         and not torch_module._has_any_global_hook()
     )
+
+
+def copied(model: Model) -> Model:
+    """A deep copy of a model; what its last forward pass left in its attributes is detached.
+
+    torch alone refuses such a model: one with `weight_norm` or pruning by hooks, for example.
+    """
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
 
 
 def adopt(fast: nn.Module, layer: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """One row per image and attack: what every figure traces back to."""
 
-import copy
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from funn.attacks.result import AttackResult
 from funn.errors import UserError
 from funn.files import replace_file
+from funn.plain_layers import copied
 
 SCHEMA = pa.schema(
     {
@@ -46,7 +46,7 @@ _ROUNDING = 1e-4
 
 def referee(model: nn.Module) -> nn.Module:
     """Return a float64 copy of a classifier, which says what a returned image really is."""
-    return copy.deepcopy(model).double().eval().requires_grad_(False)
+    return copied(model).double().eval().requires_grad_(False)
 
 
 class Verified(NamedTuple):
