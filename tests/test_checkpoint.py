@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from funn.checkpoint import load, read, save
+from funn.checkpoint import digest, load, read, save
 from funn.errors import UserError
 from funn.networks import DenseAutoEncoder
 
@@ -42,6 +42,35 @@ def test_the_same_weights_give_the_same_bytes(tmp_path):
     assert content[0] == content[1] != content[2]
 
 
+def test_the_digest_is_of_weights_and_numbers():
+    others = (network(1), SPEC), (network(), SPEC | {"noise": 0})
+    digests = {
+        digest({"attacker": (spec, module)}) for module, spec in ((network(), SPEC), *others)
+    }
+    assert len(digests) == 3
+    assert digest({"attacker": (SPEC, network())}) in digests
+    assert digest({"defender": (SPEC, network())}) not in digests
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_networks_of_other_code_are_refused_unless_they_are_asked_for(tmp_path, caplog, there):
+    path = tmp_path / "model.ckpt"
+    save(path, {"attacker": (SPEC, network())})
+    content = torch.load(path, weights_only=True)
+    if there:
+        content["code"]["funn.networks"] = "of another day"
+    else:
+        content["code"]["funn.gone"] = "of another day"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"has changed .*\(funn\..*changed_code=true"):
+        load(path)
+    assert not caplog.records
+    loaded = load(path, changed_code=True)["attacker"].module
+    assert "has changed since training" in caplog.text
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(loaded.encoder(x), network().eval().encoder(x))
+
+
 def test_a_truncated_checkpoint_is_one_clear_line(tmp_path):
     path = tmp_path / "model.ckpt"
     save(path, {"attacker": (SPEC, network())})
@@ -71,7 +100,16 @@ class Evil:
         return (print, ("executed",))
 
 
-@pytest.mark.parametrize("content", [Evil(), [1, 2], {"format": 1}, {"format": 2, "modules": {}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        Evil(),
+        [1, 2],
+        {"format": 1},
+        {"format": 2, "modules": {}},
+        {"format": 3, "modules": {}, "code": {}},
+    ],
+)
 def test_anything_else_is_refused(tmp_path, capsys, content):
     torch.save(content, tmp_path / "model.ckpt")
     with pytest.raises(UserError):
@@ -87,7 +125,8 @@ def test_a_resume_file_holds_a_dictionary(tmp_path):
 
 def test_a_spec_can_build_networks_only(tmp_path):
     content = {"spec": {"_target_": "os.mkdir", "path": str(tmp_path / "made")}, "state": {}}
-    torch.save({"format": 1, "modules": {"attacker": content}}, tmp_path / "model.ckpt")
+    whole = {"format": 2, "modules": {"attacker": content}, "code": {}}
+    torch.save(whole, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match=r"not a torch\.nn\.Module"):
         load(tmp_path / "model.ckpt")
     assert not (tmp_path / "made").exists()

@@ -17,6 +17,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def attacks(results):
+    """Those of attacks, without what was found out beside them."""
+    return [result for result in results if "study" not in result]
+
+
 def test_a_run_folder_holds_what_its_numbers_trace_back_to(outputs):
     run = (outputs / "latest/funn").resolve()
     for stage in ("init", "adversarial", "classifier"):
@@ -133,7 +138,8 @@ def test_the_strongest_attacks_use_features_and_other_classifiers(outputs):
         *(f"suite.cascade.{norm}.attacks.square.queries=20" for norm in ("l2", "linf")),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    summary = read(next((outputs / "eval").glob("funn-*/worst/robust_accuracy.json")))
+    (path,) = (outputs / "eval").glob("funn-*/robust_accuracy-*/result.json")
+    summary = read(path)
     assert list(summary["l2"]["0.1"]["broken"])[:2] == ["transferred_pgd", "feature_pgd"]
     (folder,) = (outputs / "eval").glob("funn-*/worst/transferred_pgd-0.1-both-oblivious-*")
     assert read(folder / "result.json")["source"].startswith("classic-")
@@ -158,7 +164,7 @@ def test_a_sweep_of_attacks_with_a_key_of_each(outputs):
                        "attack.eps=choice(0.07)", "images=10", "logger=csv",
                        f"output_dir={outputs}")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [read(path) for path in (outputs / "eval").glob("classic-*/*/result.json")]
+    found = attacks(read(path) for path in outputs.glob("eval/classic-*/*/result.json"))
     assert {each["attack"] for each in found if each["settings"].get("eps") == 0.07} == {
         "fgsm", "bim",
     }  # fmt: skip
@@ -193,9 +199,10 @@ def test_evaluation_writes_records_and_figures(outputs):
     done = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
                        f"output_dir={outputs}", "suite.attacks.local_search.R=5")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    root = outputs / "eval" / run.resolve().name
+    (root,) = (outputs / "eval").glob(f"{run.resolve().name}-*")
     assert done.stdout.strip() == str(root)
-    results = [read(path) for path in root.glob("*/result.json")]
+    everything = [read(path) for path in root.glob("*/result.json")]
+    results = attacks(everything)
     trials = {f"{result['attack']} {result['protocol']}" for result in results}
     assert trials >= {"fgsm strict", "bim foolbox1", "deepfool_l2 strict", "single_pixel both"}
     deepfool = next(result for result in results if result["attack"] == "deepfool_l2")
@@ -209,14 +216,16 @@ def test_evaluation_writes_records_and_figures(outputs):
         assert not list(folder.glob("part-*"))
         checkpoint = outputs / "train" / result["parents"][0]["path"]
         assert checkpoint.exists()
-    figures = read(root / "reconstruction.json")
-    assert {"init", "adversarial"} <= figures.keys()
-    zeros = read(root / "gradients.json")
+    (zeros,) = [result for result in everything if result not in results]
+    assert zeros["study"] == "gradients"
+    assert {result["run"] for result in everything} == {root.name}
+    assert len({json.dumps(result["data"]) for result in everything}) == 1
+    assert zeros["data"]["name"] == "SyntheticDigits"
     assert sum(zeros["margin"]["counts"].values()) == zeros["images"] == 100
 
     again = run_command("evaluate.py", f"run={run}", "suite=table1", "images=60", "logger=csv",
                         f"output_dir={outputs}", "suite.attacks.local_search.R=5")  # fmt: skip
-    assert again.stderr.count("reused") == len(results)
+    assert again.stderr.count("reused") == len(everything)
 
     told = run_command("report.py", f"output_dir={outputs}")
     assert told.returncode == 0, told.stderr
@@ -237,7 +246,7 @@ def test_an_attack_sweep(outputs):
     assert done.returncode == 0, done.stderr
     found = {
         result["settings"]["steps"]: result["success_rate"]
-        for path in (outputs / "eval" / run.resolve().name).glob("deepfool_l2-strict-*/result.json")
+        for path in outputs.glob(f"eval/{run.resolve().name}-*/deepfool_l2-strict-*/result.json")
         if (result := read(path))["images"] == 40
     }
     assert found.keys() == {1, 20}

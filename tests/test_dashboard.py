@@ -140,7 +140,8 @@ def test_a_run_is_named_as_its_folder_and_grouped_by_its_command(folder, runs):
     for kind, run in stages.items():
         owner = run.name.removesuffix(f"-{kind}")
         assert (folder / "train" / owner / kind / "result.json").exists()
-    assert evaluation.name == f"{trained.parent.name}-table1"
+    (attacked,) = folder.glob(f"eval/{trained.parent.name}-*")
+    assert evaluation.name == f"{attacked.name}-table1"
     (training,) = {run.group for run in stages.values()}
     assert training.startswith("train-")
     assert evaluation.group.startswith("evaluate-")

@@ -2,8 +2,11 @@
 
 import copy
 import json
+import re
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,15 +21,16 @@ from torch import nn
 from funn import victims
 from funn.attacking import attack_batch, predict, run_attack
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
-from funn.data import Images
+from funn.data import ImageData, Images
 from funn.errors import UserError
-from funn.examination import check_extras
+from funn.examination import transferred_from
 from funn.metrics import iteration_curve, summarize, within_steps
 from funn.parts import attack_parts, lock_of, merge, parts
-from funn.records import read_table
+from funn.records import read_table, referee
 from funn.schema import Trial
 from funn.synthetic import SyntheticDigits
 from funn.trials import finished, locate_trial, run_trial
+from funn.victim_checks import check
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +52,15 @@ def labelled(model, images):
     return Images(images.images, labels)
 
 
+def attack_into(folder, attack, images, batch_size=16, **more):
+    """Write the parts of an attack on its own model."""
+    model = attack.model
+    predictions = predict(model, images.floats(), batch_size)
+    attack_parts(attack, folder, referee(model), images, predictions, batch_size, "test", **more)
+
+
 def attack_all(attack, folder, images, batch_size=16):
-    attack_parts(attack, folder, attack.model, images, batch_size, "test")
+    attack_into(folder, attack, images, batch_size)
     merge(folder, folder / "records.parquet", len(images.labels))
     return read_table(folder / "records.parquet").to_pylist()
 
@@ -77,6 +88,7 @@ def test_any_torchattacks_attack_is_recorded(model, labelled, tmp_path, make, fo
     assert {row["forwards"] for row in attacked} == {forwards}
     assert {row["backwards"] for row in attacked} == {backwards}
     assert all(row["linf"] <= 0.05 + 1e-6 for row in attacked)
+    assert not any(row["blind"] or row["unexplained"] for row in attacked)
     assert any(row["success_verified"] for row in attacked)
     for row in attacked:
         if abs(row["margin"]) > 1e-4:
@@ -122,6 +134,7 @@ def test_what_leaves_the_unit_range_is_not_verified(model, labelled, tmp_path):
     assert any(row["success_tracked"] for row in attacked)
     assert any(row["margin"] < 0 for row in attacked)
     assert not any(row["success_verified"] for row in attacked)
+    assert all(row["unexplained"] == row["success_tracked"] for row in attacked)
 
 
 @pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])
@@ -160,10 +173,10 @@ def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp
         other[3].weight += 0.1 * torch.randn(10, 20, generator=torch.Generator().manual_seed(1))
     images, labels = labelled, labelled.labels
     attack = DeepFool(other, steps=50)
-    attack_parts(attack, tmp_path, model, images, 16, "test", source=other)
+    mine, theirs = predict(model, images.floats(), 60), predict(other, images.floats(), 60)
+    attack_parts(attack, tmp_path, referee(model), images, mine, 16, "test", source=other)
     merge(tmp_path, tmp_path / "records.parquet", len(labels))
     table = read_table(tmp_path / "records.parquet")
-    mine, theirs = predict(model, images.floats(), 60), predict(other, images.floats(), 60)
     both = (mine == labels) & (theirs == labels)
     figures = summarize(table)
     assert figures["attacked"] == both.sum().item() > 5
@@ -218,7 +231,7 @@ def test_parts_that_are_there_are_not_attacked_again(model, labelled, tmp_path, 
     attack = DeepFool(model, steps=20)
     attack.images_per_part = 20
     whole = attack_all(attack, tmp_path / "whole", labelled)
-    attack_parts(attack, tmp_path / "parts", model, labelled, 16, "test")
+    attack_into(tmp_path / "parts", attack, labelled)
     kept = parts(tmp_path / "parts")
     assert len(kept) == 3
     kept[1].unlink()
@@ -256,14 +269,15 @@ def test_a_part_that_another_process_attacks_comes_last(model, labelled, tmp_pat
 
 
 def test_what_another_process_has_merged_is_left(model, labelled, tmp_path):
-    attack_parts(DeepFool(model), tmp_path, model, labelled, 16, "test", finished=lambda: True)
+    attack_into(tmp_path, DeepFool(model), labelled, finished=lambda: True)
     assert not parts(tmp_path)
 
 
 def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
     """Under the folder's lock; the parts are gone when another comes to it."""
     trial = Trial("fgsm", "strict", None, {"_target_": "funn.attacks.FGSM", "eps": 0.1})
-    victim = victims.Victim("mine", model, "", None, {})
+    victim = victims.Victim("mine", model, "", None, {"source": None}, labelled.floats(16))
+    predictions = predict(model, labelled.floats(), 60)
     config = SimpleNamespace(reuse=True, batch_size=60, begins=0.0, suite=None, resolved=dict)
     folder = locate_trial(tmp_path, trial, victim, labelled)
     begun, sums = [], []
@@ -272,7 +286,8 @@ def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
         begun.append(1)
         attack_parts(*arguments)
         if len(begun) == 1:
-            run_trial(trial, folder, config, victim, labelled, 60)  # another process is first
+            # Another process is first.
+            run_trial(trial, folder, config, victim, labelled, predictions, 60)
 
     def merged(*arguments):
         sums.append(1)
@@ -282,7 +297,7 @@ def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
 
     monkeypatch.setattr("funn.trials.attack_parts", attacked)
     monkeypatch.setattr("funn.trials.merge", merged)
-    run_trial(trial, folder, config, victim, labelled, 60)
+    run_trial(trial, folder, config, victim, labelled, predictions, 60)
     assert (len(begun), len(sums)) == (2, 1)
     assert finished(folder)
 
@@ -290,7 +305,7 @@ def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
 def test_a_part_that_vanished_is_missed(model, labelled, tmp_path):
     attack = DeepFool(model, steps=1)
     attack.images_per_part = 20
-    attack_parts(attack, tmp_path, model, labelled, 16, "test")
+    attack_into(tmp_path, attack, labelled)
     parts(tmp_path)[1].unlink()
     with pytest.raises(UserError, match="type the command again"):
         merge(tmp_path, tmp_path / "records.parquet", 60)
@@ -350,10 +365,27 @@ def victim_module(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Noise(ImageData):
+    """Twenty images of noise, of any shape, in ten classes."""
+
+    def __init__(self, shape=(1, 28, 28)):
+        super().__init__(Path())
+        self.shape = shape
+
+    def load(self):
+        draw = torch.Generator().manual_seed(0)
+        images = (256 * torch.rand(20, *self.shape, generator=draw)).byte()
+        return Images(images, torch.arange(20) % 10), Images(images, torch.arange(20) % 10)
+
+
 def test_a_users_classifier(victim_module):
-    made, module = victims.own("my_victim:make"), victims.own("my_victim:linear")
+    data = Noise()
+    made, module = (victims.own(f"my_victim:{name}", data) for name in ("make", "linear"))
     assert made.model is module.model
-    assert made.name == "my_victim-make"
+    assert made.digest == module.digest
+    assert re.fullmatch("my_victim-make-[0-9a-f]{10}", made.name)
+    assert made.title == "my_victim:make"
+    assert not made.model.training
 
 
 @pytest.mark.parametrize(
@@ -367,22 +399,22 @@ def test_a_users_classifier(victim_module):
 )
 def test_what_is_no_classifier(victim_module, name, message):
     with pytest.raises(UserError, match=message):
-        victims.own(name)
+        victims.own(name, Noise())
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("softmax", (2, 1, 28, 28), "probabilities"),
-        ("three", (2, 1, 28, 28), "10 classes or more"),
-        ("First", (2, 1, 28, 28), r"gives outputs \(1, 10\)"),
-        ("Single", (2, 1, 28, 28), "cannot classify"),  # not in float64
-        ("linear", (2, 3, 32, 32), "cannot classify"),
+        ("softmax", (1, 28, 28), "probabilities"),
+        ("three", (1, 28, 28), r"outputs \(16, 3\), not \(16, 10 classes or more\)"),
+        ("First", (1, 28, 28), r"returns \(1, 10\) for 16 images"),
+        ("Single", (1, 28, 28), "cannot classify"),  # not in float64
+        ("linear", (3, 32, 32), "cannot classify"),
     ],
 )
 def test_what_cannot_be_attacked(victim_module, name, shape, message):
     with pytest.raises(UserError, match=message):
-        victims.check(victims.own(f"my_victim:{name}"), torch.rand(shape), torch.arange(10))
+        check(victims.own(f"my_victim:{name}", Noise(shape)), Noise(shape))
 
 
 def test_a_users_classifier_from_the_command_line(victim_module):
@@ -393,22 +425,47 @@ def test_a_users_classifier_from_the_command_line(victim_module):
     assert done.returncode == 0, done.stderr
     results = [
         json.loads(path.read_text())
-        for path in (victim_module / "eval/my_victim-make").glob("*/result.json")
+        for path in victim_module.glob("eval/my_victim-make-*/*/result.json")
     ]
-    assert {result["attack"] for result in results} == {
+    attacks = [result for result in results if "study" not in result]
+    assert {result["attack"] for result in attacks} == {
         "fgsm",
         "bim",
         "deepfool_l2",
         "deepfool_linf",
     }
-    assert {result["images"] for result in results} == {30}
+    assert {result["images"] for result in attacks} == {30}
+    assert {result["study"] for result in results if result not in attacks} == {"gradients"}
+    assert {result["defense"] for result in results} == {"my_victim:make"}
+    assert {result["data"]["name"] for result in results} == {"SyntheticDigits"}
+
+
+def test_attacks_of_one_suite_may_take_different_numbers_of_images(victim_module):
+    left_out = ("deepfool_l2", "deepfool_linf", "bim", "single_pixel")
+    done = run_command(
+        "evaluate.py", "victim=my_victim:make", "suite=table1", "data=synthetic", "logger=csv",
+        "data.train_size=20", "data.test_size=30", "suite.attacks.local_search.images=12",
+        "suite.attacks.local_search.R=2", *(f"~suite.attacks.{name}" for name in left_out),
+        f"output_dir={victim_module}", PYTHONPATH=str(victim_module),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    paths = victim_module.glob("eval/*/*/records.parquet")
+    rows = {path.parent.name.rpartition("-")[0]: read_table(path).to_pylist() for path in paths}
+    assert {name: len(table) for name, table in rows.items()} == {
+        "fgsm-strict": 30, "fgsm-foolbox1": 30,
+        "local_search-strict": 12, "local_search-foolbox1": 12,
+    }  # fmt: skip
+    clean = ("input_hash", "label", "clean_prediction", "source_prediction")
+    for number, row in enumerate(rows["local_search-strict"]):
+        assert all(row[name] == rows["fgsm-strict"][number][name] for name in clean)
 
 
 def test_a_suite_that_examines_a_classifier_has_no_other_source():
-    victim = victims.Victim("a", nn.Identity(), "", None, {}, source=nn.Identity())
-    check_extras(SimpleNamespace(suite={"attacks": {}}), victim)
+    bare = victims.Victim("a", nn.Identity(), "", None, {}, torch.zeros(1, 1, 2, 2))
+    victim = replace(bare, source=bare)
+    assert transferred_from(SimpleNamespace(suite={"attacks": {}}), victim, Noise()) is None
     with pytest.raises(UserError, match="leave out source="):
-        check_extras(SimpleNamespace(suite={"attacks": {}, "masking": {}}), victim)
+        transferred_from(SimpleNamespace(suite={"attacks": {}, "masking": {}}), victim, Noise())
 
 
 def test_logits_that_are_not_finite_are_a_wrong_answer():

@@ -70,3 +70,24 @@ def test_climbing_on_ends_where_the_ball_does():
 def test_what_climbs_on_has_one_start():
     with pytest.raises(ValueError, match="restarts must be 1"):
         PGD(Plane(), restarts=2, stops=False)
+
+
+def test_an_encoder_that_is_asked_twice_gives_each_image_its_own_features():
+    class Mirrored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(inplace=True))
+            self.last = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(self.encoder(x)) + self.last(self.encoder(x.flip(3)))
+
+    torch.manual_seed(0)
+    model, x = Mirrored().eval(), torch.rand(20, 1, 4, 4)
+    labels = model(x).argmax(1)
+    whole, parts = FeaturePGD(model, "l2", 0.5, 5), FeaturePGD(model, "l2", 0.5, 5)
+    parts.batch_size = 7
+    found = [attack.run(x, labels).adversarials for attack in (whole, parts)]
+    assert parts._clean.shape == (20, 8)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    assert not model._forward_hooks

@@ -1,5 +1,7 @@
 """Neighbours, retrieval and a probe on features whose answers are known."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,12 @@ def test_a_linear_probe_separates_what_a_line_separates():
     assert (probe(features).argmax(1) == labels).float().mean() > 0.95
 
 
+def now(name, work):
+    found = work()
+    assert json.loads(json.dumps(found)) == found  # a note is read from a file
+    return found
+
+
 def test_an_attack_larger_than_the_gap_undoes_every_use():
     draw = generator("images")
     images = (255 * torch.rand(200, 1, 2, 2, generator=draw)).byte()
@@ -45,8 +53,8 @@ def test_an_attack_larger_than_the_gap_undoes_every_use():
     images[100:, 0, :, 0] = 255 - images[100:, 0, :, 0] // 4
     data = Images(images, torch.arange(200) // 100)
     settings = {"norm": "linf", "steps": 20, "neighbours": 5}
-    small = feature_uses(Corner(), data, data, eps=0.01, **settings)
-    large = feature_uses(Corner(), data, data, eps=0.9, **settings)
+    small = feature_uses(Corner(), data, data, now, eps=0.01, **settings)
+    large = feature_uses(Corner(), data, data, now, eps=0.9, **settings)
     for use in ("neighbours", "retrieval", "probe"):
         assert small[use]["clean"] == large[use]["clean"] == pytest.approx(1)
         assert small[use]["attacked"] > 0.9

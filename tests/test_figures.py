@@ -160,11 +160,11 @@ def test_the_histogram_is_of_the_reported_runs(tmp_path):
         "cross_entropy": {"counts": {"784": 1, "0": 3}, "all_zero": 0.25},
         "margin": {"counts": {"0": 4}, "all_zero": 0.0},
     }
-    folder = tmp_path / "eval/funn-1"
+    folder = tmp_path / "eval/funn-1/gradients-0"
     folder.mkdir(parents=True)
     result = {"run": "funn-1", "encoder": "funn", "folder": "eval/funn-1/fgsm-strict-0"}
     assert gradient_histogram(tmp_path, [result], {"funn": "funn-1"}) is None
-    (folder / "gradients.json").write_text(json.dumps({"images": 4, "entries": 784} | losses))
+    (folder / "result.json").write_text(json.dumps({"images": 4, "entries": 784} | losses))
     assert gradient_histogram(tmp_path, [result], {"funn": "funn-2"}) is None
     entropy, margin = gradient_histogram(tmp_path, [result], {"funn": "funn-1"}).data
     assert entropy.name == "funn, cross-entropy: all zero for 25.00 %"

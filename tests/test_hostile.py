@@ -117,9 +117,9 @@ raising = lambda: Odd(lambda logits: logits @ torch.zeros(3))
     [
         ("nan", "gives outputs that are not finite numbers"),
         ("probabilities", "gives probabilities: return the logits before the softmax"),
-        ("wide", "gives outputs (2, 10, 1)"),
-        ("few", "gives outputs (2, 5)"),
-        ("raising", "cannot classify (2, 1, 28, 28)"),
+        ("wide", "returns (16, 10, 1) for 16 images: return logits (N, classes)"),
+        ("few", "gives outputs (16, 5), not (16, 10 classes or more)"),
+        ("raising", "cannot classify (16, 1, 28, 28)"),
     ],
 )
 def test_a_classifier_that_misbehaves(tmp_path, name, message):

@@ -28,8 +28,9 @@ def measure(adversarials, tracked):
     clean = image(0.8, 0.4).repeat(len(adversarials), 1, 1, 1)
     count = torch.ones(len(adversarials), dtype=torch.int64)
     result = AttackResult(
-        torch.cat(adversarials), torch.tensor(tracked), count, count / 10, 3 * count, 2 * count
-    )
+        torch.cat(adversarials), torch.tensor(tracked), count, count / 10, 3 * count, 2 * count,
+        torch.zeros(len(adversarials), dtype=torch.bool),
+    )  # fmt: skip
     labels = torch.zeros(len(adversarials), dtype=torch.int64)
     return records(referee(Linear()), 10, clean, labels, labels, labels, result)
 

@@ -29,11 +29,13 @@ KEYS = (
     "classifier",
     "head",
 )
+DATA = {"name": "MNIST", "shape": [1, 28, 28], "classes": 10, "test_images": 10, "sha256": "a"}
 FIGURES = {
     "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
     "noise_level_verified": 0.1, "rounding_share": 0.0, "attacked": 10, "images": 10,
     "clean_accuracy": 1.0, "success_rate_undetected": 0.3, "clean_rejected": 0.01,
-    "revision": "abc", "date": "2026-01-01", "seed": 0, "parents": [],
+    "revision": "abc", "date": "2026-01-01", "seed": 0, "parents": [], "data": DATA,
+    "unexplained": 0, "blind_failures": 0,
 }  # fmt: skip
 
 
@@ -51,8 +53,9 @@ def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(
         "settings": declared_attack(attack, protocol) | dict(attacked),
         "settings_trained": settings,
         "source": None,
-    }
-    (folder / "result.json").write_text(json.dumps(content | more))
+    } | more  # fmt: skip
+    content.setdefault("test_images", content["images"])
+    (folder / "result.json").write_text(json.dumps(content))
     (folder / "status.json").write_text('{"state": "finished"}')
 
 
@@ -134,11 +137,12 @@ def test_what_another_classifier_was_attacked_for_is_in_table_2_alone(root):
 
 
 def test_each_defence_and_threat_is_a_row_of_the_short_table_2(root):
-    write(root, "magnet-1", "fgsm", success_rate_verified=0.5, success_rate_undetected=0.5)
-    write(root, "magnet-1", "fgsm", "foolbox1", success_rate_undetected=0.9)
-    write(root, "magnet-1", "pgd_l2", "both", success_rate_verified=0.8, images=5, test_images=10)
-    write(root, "magnet-1", "fgsm", source="magnet-1/bare", success_rate_undetected=0.2)
-    write(root, "magnet-1", "fgsm", source="classic-2", success_rate_undetected=0.1)
+    run = "magnet-1-2"  # of the classifier magnet-1, on some data
+    write(root, run, "fgsm", success_rate_verified=0.5, success_rate_undetected=0.5)
+    write(root, run, "fgsm", "foolbox1", success_rate_undetected=0.9)
+    write(root, run, "pgd_l2", "both", success_rate_verified=0.8, images=5, test_images=10)
+    write(root, run, "fgsm", source="magnet-1/bare", success_rate_undetected=0.2)
+    write(root, run, "fgsm", source="classic-2", success_rate_undetected=0.1)
     write(root, "denoising-2", "fgsm", success_rate_verified=0.6, success_rate_undetected=0.6)
     table = threats(collect(root))
     fgsm, pgd = table.header.index(FGSM_ROW.title), table.header.index("PGD (eps=1, L2)")
@@ -149,8 +153,8 @@ def test_each_defence_and_threat_is_a_row_of_the_short_table_2(root):
         ("magnet", "white-box", "50.00 %", "30.00 % (80.00 %)", "10 / 5 of 10"),
         ("denoising", "white-box", "60.00 %", "-", "10"),
     ]
-    assert table.links[3, fgsm].startswith("eval/magnet-1/fgsm-strict-")
-    assert table.links[3, pgd].startswith("eval/magnet-1/pgd_l2-both-")
+    assert table.links[3, fgsm].startswith("eval/magnet-1-2/fgsm-strict-")
+    assert table.links[3, pgd].startswith("eval/magnet-1-2/pgd_l2-both-")
     assert (3, pgd + 1) not in table.links
 
 
@@ -190,7 +194,8 @@ def test_where_an_encoder_comes_from(root):
 
 def test_iterations_are_read_off_the_long_run(root):
     curve = {"50": {"success_rate": 0.25}, "200": {"success_rate": 0.75}}
-    write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000}, iterations=curve)
+    long = {"iterations": curve, "test_images": 99}
+    write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000}, **long)
     write(root, "funn-1", "deepfool_l2", attacked={"steps": 1000, "overshoot": 0.5}, images=99)
     full, _ = table_1(collect(root))
     rates = {row[0]: row[5] for row in full.rows}

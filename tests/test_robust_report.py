@@ -1,15 +1,25 @@
 """What the report says of the strongest attacks, of hidden gradients and of the features."""
 
+import csv
+import os
+
+import pyarrow as pa
+import pytest
 import torch
+from test_report import DATA, write
 
 from funn.config import declared_training
+from funn.examination import FEATURES, MASKING
 from funn.files import write_json
 from funn.headline import headline
 from funn.records import write_table
+from funn.report import report as make_report
 from funn.robust_report import features_table, masking_table, robust_curves, robust_table
-from funn.worst_case import FOLDER, RADII, SUMMARY
+from funn.schema import ReportConfig
+from funn.worst_case import NORMS, RADII, ROBUST
 
 KEYS = ("seed", "data", "model", "head", "classifier")
+FASHION = DATA | {"name": "FashionMNIST", "sha256": "b"}
 
 
 def about(defense, *options):
@@ -17,20 +27,34 @@ def about(defense, *options):
     return {"defense": defense, "settings_trained": trained, "revision": "abcdefghij"}
 
 
-def test_robust_accuracy_by_encoder_and_radius(root):
-    import pyarrow as pa
+def write_study(root, kind, run, content, facts, *, images=10, data=DATA, state="finished"):
+    """Write what an evaluation found out, one second after what was found out before."""
+    number = len(list(root.glob("eval/*/*/result.json")))
+    folder = root / "eval" / run / f"{kind}-{number}"
+    whole = {"study": kind, "run": run, "images": images, "data": data, **facts, **content}
+    write_json(folder / "result.json", whole)
+    os.utime(folder / "result.json", (number, number))
+    write_json(folder / "status.json", {"state": state})
+    return folder
 
+
+def write_robust(root, run, facts, l2, linf, **more):
+    content = {"l2": l2, "linf": linf, "clean_accuracy": 0.9}
+    folder = write_study(root, ROBUST, run, content, facts, **more)
+    left = round(10 * next(iter(l2.values()))["robust_accuracy"])
+    radii = torch.tensor([0.5] * (10 - left) + [2.0] * left).numpy()
+    write_table(folder / RADII, pa.table(dict.fromkeys(NORMS, radii)))
+
+
+def test_robust_accuracy_by_encoder_and_radius(root):
     cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
     for run, facts, radii in (
         ("funn-1", about("funn"), {"1": cell}),
         ("funn-2", about("funn", "head=margin"), {"1": cell, "1.5": cell}),
         ("funn-3", about("funn", "seed=1"), {"1": cell}),
     ):
-        content = {"l2": radii, "linf": {"0.1": cell}, "clean_accuracy": 0.9, **facts}
-        write_json(root / "eval" / run / FOLDER / SUMMARY, content)
-        radii = pa.table({norm: torch.tensor([0.0, 1.0, torch.inf]).numpy()
-                          for norm in ("l0", "l2", "linf")})  # fmt: skip
-        write_table(root / "eval" / run / FOLDER / RADII, radii)
+        write_robust(root, run, facts, radii, {"0.1": cell})
+    write_robust(root, "classic-4", about("classic"), {"1": cell}, {}, state="running")
     table = robust_table(root)
     assert table.header == ("encoder", "clean accuracy", "L2 1", "L2 1.5", "Linf 0.1", "images",
                             "revision")  # fmt: skip
@@ -45,6 +69,93 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     assert len(curves["robust-l2"].data) == 2
 
 
+# Each evaluation: of which classifier, on how many images, what was found.
+@pytest.mark.parametrize(
+    ("evaluations", "shown"),
+    [
+        # Of one classifier the most images, and of those the newest.
+        ([("mine-1", 10, 0.6), ("mine-1", 5, 0.8)], "60.00 %"),
+        ([("mine-1", 10, 0.6), ("mine-1", 10, 0.7), ("mine-1", 5, 0.8)], "70.00 %"),
+        ([("mine-1", 5, 0.8), ("mine-1", 10, 0.6)], "60.00 %"),
+        # Of several that are called the same the one that was examined last.
+        ([("mine-1", 10, 0.6), ("mine-2", 5, 0.8)], "80.00 %"),
+        ([("mine-2", 10, 0.6), ("mine-1", 5, 0.8)], "80.00 %"),
+        ([("mine-1", 10, 0.6), ("mine-2", 10, 0.7), ("mine-1", 5, 0.8)], "60.00 %"),
+    ],
+)
+def test_a_smaller_result_does_not_replace_a_larger_but_another_model_does(
+    root, evaluations, shown
+):
+    facts = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
+    for run, images, share in evaluations:
+        cell = {"images": images, "robust_accuracy": share, "interval": [0.0, 1.0]}
+        write_robust(root, run, facts, {"1.5": cell}, {"0.1": cell}, images=images)
+        use = {"clean": share, "attacked": share}
+        content = {"neighbours": use, "retrieval": use, "probe": use}
+        write_study(root, FEATURES, run, content, facts, images=images)
+        check = {"name": "G2", "figure": 100 * share, "bound": 1, "meaning": "", "passed": False}
+        content = {"classifier": {"flagged": True, "checks": [check]}}
+        write_study(root, MASKING, run, content, facts, images=images)
+    (row,) = robust_table(root).rows
+    assert row[:3] == ["mine:net", "90.00 %", f"{shown} (0.0 to 100.0)"]
+    (row,) = headline(root, []).rows
+    assert row[4:6] == [f"{shown} (0.0 to 100.0)"] * 2
+    (row,) = features_table(root).rows
+    assert row[:7] == ["mine:net", *[shown] * 6]
+    assert masking_table(root).rows[0][2] == f"{shown[:2]} ✗"
+    (line,) = robust_curves(root)["robust-l2"].data
+    assert line.name.startswith("mine:net (")
+    assert dict(zip(line.x, line.y, strict=True))[0.5] == pytest.approx(float(shown[:5]) / 100)
+
+
+def read(path):
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_two_data_sets_give_each_table_a_column_that_names_them(root):
+    cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
+    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
+    funn = about("funn") | {"seed": 0, "parents": []}
+    write_robust(root, "funn-1", funn, {"1.5": cell}, {})
+    write(root, "funn-1", "fgsm")
+    make_report(ReportConfig(str(root), str(root)))
+    tables = ("overview", "table1", "robust", "headline", "origins")
+    for name in tables:  # of one data set
+        assert all("data" not in row for row in read(root / f"report/{name}.csv")), name
+
+    for run, data in (("mine-1", DATA), ("mine-2", FASHION)):
+        write_robust(root, run, mine, {"1.5": cell}, {}, data=data)
+        write(root, run, "fgsm", data=data, **mine)
+    page = make_report(ReportConfig(str(root), str(root))).read_text()
+    expected = {
+        "funn": "MNIST",
+        "mine:net on MNIST": "MNIST",
+        "mine:net on FashionMNIST": "FashionMNIST",
+    }
+    for name in tables[1:]:
+        rows = read(root / f"report/{name}.csv")
+        assert {row["encoder"]: row["data"] for row in rows} == expected, name
+        assert len(rows) == 3
+    rows = read(root / "report/overview.csv")
+    assert {row["data"] for row in rows if row["encoder"] == "funn"} == {"MNIST"}
+    assert "<th>data" in page
+    # The links of a cell went with it.
+    assert page.count('href="../eval/funn-1/fgsm-strict-1/result.json"') >= 2
+
+
+def test_data_sets_are_told_apart_between_attacks_and_examinations(root):
+    """The same classifier, attacked on the one and examined on the other."""
+    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
+    write(root, "mine-1", "fgsm", data=DATA, **mine)
+    use = {"clean": 0.9, "attacked": 0.1}
+    content = {"neighbours": use, "retrieval": use, "probe": use}
+    write_study(root, FEATURES, "mine-2", content, mine | {"revision": "a"}, data=FASHION)
+    make_report(ReportConfig(str(root), str(root)))
+    assert [row["data"] for row in read(root / "report/table1.csv")] == ["MNIST"]
+    assert [row["data"] for row in read(root / "report/features.csv")] == ["FashionMNIST"]
+
+
 def test_the_headline_says_what_each_defence_withstands_and_costs(root):
     """The most robust last; what was not measured is a dash."""
     for run, facts, share in (
@@ -53,8 +164,7 @@ def test_the_headline_says_what_each_defence_withstands_and_costs(root):
     ):
         cell = {"images": 10, "robust_accuracy": share, "interval": [0.0, 1.0]}
         parents = [{"path": f"{run}/classifier/model.ckpt"}, {"path": "init-1/init/model.ckpt"}]
-        content = {"l2": {"1.5": cell}, "linf": {}, "clean_accuracy": 0.9, "seed": 0, "run": run}
-        write_json(root / "eval" / run / FOLDER / SUMMARY, content | facts | {"parents": parents})
+        write_robust(root, run, facts | {"seed": 0, "parents": parents}, {"1.5": cell}, {})
         write_json(root / "train" / run / "classifier/result.json", {"wall_seconds": 60})
     write_json(root / "train/init-1/init/result.json", {"wall_seconds": 90})
     table = headline(root, [])
@@ -79,7 +189,7 @@ def test_flagged_checks_are_marked(root):
     check = {"name": "G2 zeros", "figure": 0.25, "bound": 0.001, "meaning": "blind"}
     for run, defense, passed in (("funn-1", "funn", False), ("classic-2", "classic", True)):
         part = {"flagged": not passed, "checks": [{**check, "passed": passed}]}
-        write_json(root / "eval" / run / "masking.json", {"classifier": part, **about(defense)})
+        write_study(root, MASKING, run, {"classifier": part}, about(defense))
     table = masking_table(root)
     assert table.header[2:4] == ("classic", "funn")
     assert table.rows == [
@@ -91,8 +201,8 @@ def test_flagged_checks_are_marked(root):
 
 def test_uses_of_the_features(root):
     use = {"clean": 0.9, "attacked": 0.1}
-    content = {"neighbours": use, "retrieval": use, "probe": use, "images": 5}
-    write_json(root / "eval/funn-1/features.json", content | about("funn"))
+    content = {"neighbours": use, "retrieval": use, "probe": use}
+    write_study(root, FEATURES, "funn-1", content, about("funn"), images=5)
     table = features_table(root)
     assert table.rows == [["funn", *["90.00 %", "10.00 %"] * 3, "5", "abcdefg"]]
     assert table.header[1:3] == ("nearest neighbours", "nearest neighbours, attacked")

@@ -237,7 +237,7 @@ def test_the_page_shows_marks_and_their_reasons(root):
 def test_rows_of_fewer_images_say_so(root):
     write(root, "funn-1", "fgsm", images=1000, test_images=10000)
     write(root, "funn-1", "bim", images=10000, test_images=10000)
-    write(root, "funn-1", "local_search", images=500)  # an older result does not know
+    write(root, "funn-1", "local_search", images=500, test_images=10000)
     results = collect(root)
     column = table_1(results)[0].header.index("images")
     shown = {row[0]: row[column] for row in table_1(results)[0].rows}

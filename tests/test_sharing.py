@@ -49,7 +49,9 @@ def test_jobs_that_share_an_attack_write_what_one_does(tmp_path):
     for job in (jobs[0], jobs[2]):
         output, errors = job.communicate(timeout=300)
         assert job.returncode == 0, errors
-        assert output.strip().splitlines()[-1].endswith("eval/mine-linear")
+        (root,) = (tmp_path / "three/eval").iterdir()
+        assert root.name.startswith("mine-linear-")
+        assert output.strip().splitlines()[-1] == str(root)
     (expected,) = (tmp_path / "one").glob("eval/*/*/records.parquet")
     (found,) = (tmp_path / "three").glob("eval/*/*/records.parquet")
     assert read_table(found).equals(read_table(expected))

@@ -1,19 +1,19 @@
-import ast
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from funn import stages
 from funn.classifier import ClassifierStage
 from funn.errors import UserError
 from funn.files import read_json, replace_file, sha256, write_json
+from funn.fingerprint import fingerprint
 from funn.phases import Adversarial, Init
 from funn.stage_folder import StageFolder
-from funn.stages import code_hash, fingerprint
+from funn.stages import stage_facts
 
 CONFIG = {
     "seed": 0,
+    "data": {"_target_": "funn.synthetic.SyntheticDigits", "train_size": 60000},
     "beta": 0.01,
     "gamma": 5.0,
     "init": {"epochs": 9},
@@ -25,6 +25,7 @@ CONFIG = {
     "objective": {"attacker": {"_target_": "a"}, "defender_input": "clean"},
     "defense": {"stages": {name: {} for name in ("init", "adversarial", "classifier")}},
 }
+CHECKSUMS = {"train": "1", "val": "2"}
 NAMES = {Init: "init", Adversarial: "adversarial", ClassifierStage: "classifier"}
 
 
@@ -32,8 +33,8 @@ def changed(**changes):
     return CONFIG | changes
 
 
-def of(kind, config=CONFIG, data="data", parent="parent"):
-    return fingerprint(kind(), NAMES[kind], config, data, parent)
+def of(kind, config=CONFIG, data=CHECKSUMS, parent="parent"):
+    return fingerprint(stage_facts(kind(), NAMES[kind], config, data, parent))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def of(kind, config=CONFIG, data="data", parent="parent"):
         (Adversarial, {"classifier": {"epochs": 1}}, False),
         (ClassifierStage, {"classifier": {"epochs": 1}}, True),
         (ClassifierStage, {"head": {"hidden": [8]}}, True),
-        (ClassifierStage, {"beta": 0.02}, False),  # its parent's checksum tells
+        (ClassifierStage, {"beta": 0.02}, False),  # its parent's digest tells
         (ClassifierStage, {"seed": 1}, True),
         (Init, {"defense": {"stages": {"init": {"option": 1}}}}, True),
         (Init, {"defense": {"stages": {"init": {}, "classifier": {"option": 1}}}}, False),
@@ -66,30 +67,9 @@ def test_a_fingerprint_depends_on_what_the_stage_reads(kind, change, depends):
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_fingerprint_depends_on_data_and_parent(kind):
-    assert len({of(kind), of(kind, data="other"), of(kind, parent="other")}) == 3
-
-
-def test_a_fingerprint_depends_on_torch_and_on_the_code(monkeypatch):
-    before = of(Init)
-    monkeypatch.setattr(stages, "code_hash", lambda module: module)
-    assert of(Init) != before
-    before = of(Init)
-    monkeypatch.setattr(stages.torch, "__version__", "0.0")
-    assert of(Init) != before
-
-
-def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    texts = {
-        "plain": "def f(x):\n    return x + 1\n",
-        "told": '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    # why\n    return  x + 1\n',
-        "other": "def f(x):\n    return x + 2\n",
-    }
-    for name, text in texts.items():
-        ast.parse(text)
-        (tmp_path / f"{name}_module.py").write_text(text)
-    plain, told, other = (code_hash(f"{name}_module") for name in texts)
-    assert plain == told != other
+    train, val = ({**CHECKSUMS, name: "other"} for name in CHECKSUMS)
+    changed = {of(kind, data=train), of(kind, data=val), of(kind, parent="other")}
+    assert len(changed | {of(kind), of(kind, parent=None)}) == 5
 
 
 @pytest.fixture

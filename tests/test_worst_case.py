@@ -8,7 +8,7 @@ from conftest import run_command
 from torch import nn
 
 from funn.records import read_table
-from funn.worst_case import at, read_radii, survivors
+from funn.worst_case import FOLDER, RADII, ROBUST, at, read_radii, survivors
 
 LINEAR = """
 import torch
@@ -42,11 +42,18 @@ def evaluated(tmp_path_factory):
         f"output_dir={folder}", PYTHONPATH=str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return folder / "eval/mine-linear"
+    (root,) = folder.glob("eval/mine-linear-*")
+    return root
+
+
+def found(evaluated):
+    """What the suite found out, and the radii beside it."""
+    (path,) = evaluated.glob(f"{ROBUST}-*/result.json")
+    return json.loads(path.read_text()), read_radii(path.parent / RADII)
 
 
 def test_every_image_has_its_worst(evaluated):
-    summary = json.loads((evaluated / "worst/robust_accuracy.json").read_text())
+    summary, radii = found(evaluated)
     rates = {
         norm: [summary[norm][eps]["robust_accuracy"] for eps in sorted(summary[norm], key=float)]
         for norm in ("l2", "linf")
@@ -54,7 +61,6 @@ def test_every_image_has_its_worst(evaluated):
     assert all(sorted(values, reverse=True) == values for values in rates.values())
     assert summary["l2"]["0.5"]["images"] == 50
     # The table says what the curve shows, though later attacks may have come nearer.
-    radii = read_radii(evaluated / "worst/radii.parquet")
     for norm in ("l2", "linf"):
         for eps, cell in summary[norm].items():
             assert cell["robust_accuracy"] == at(radii[norm], float(eps))["robust_accuracy"]
@@ -64,9 +70,9 @@ def test_every_image_has_its_worst(evaluated):
         for row in read_table(path).to_pylist():
             if row["success_verified"]:
                 distances[row["index"]] = min(distances[row["index"]], row["l2"])
-    for eps, found in summary["l2"].items():
-        assert found["robust_accuracy"] <= (distances > float(eps)).double().mean()
-    attacked = [len(read_table(path)) for path in evaluated.glob("worst/*/records.parquet")]
+    for eps, cell in summary["l2"].items():
+        assert cell["robust_accuracy"] <= (distances > float(eps)).double().mean()
+    attacked = [len(read_table(path)) for path in evaluated.glob(f"{FOLDER}/*/records.parquet")]
     assert all(count < 50 for count in attacked)
 
 
@@ -84,6 +90,6 @@ def test_the_robust_accuracy_of_a_linear_classifier_is_known(evaluated):
         gaps = logits.gather(1, labels[:, None]) - logits
         lengths = (weight[labels][:, None] - weight[None]).norm(dim=2)
         distances = (gaps / lengths.clamp(min=1e-12)).scatter(1, labels[:, None], torch.inf).amin(1)
-    summary = json.loads((evaluated / "worst/robust_accuracy.json").read_text())
-    for eps, found in summary["l2"].items():
-        assert found["robust_accuracy"] >= (distances > 1.02 * float(eps)).double().mean()
+    summary, _ = found(evaluated)
+    for eps, cell in summary["l2"].items():
+        assert cell["robust_accuracy"] >= (distances > 1.02 * float(eps)).double().mean()

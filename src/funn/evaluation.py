@@ -49,7 +49,8 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         for trial in trials:
             few = _first(test, trial.images)
             folder = locate_trial(root, trial, victim, few)
-            run_trial(trial, folder, config, victim, few, predictions, len(data.test.labels))
+            clean = predictions[: len(few.labels)]
+            run_trial(trial, folder, config, victim, few, clean, len(data.test.labels))
             log.info("%s", line(folder))
             done.append(folder)
         if config.suite is not None:

@@ -33,13 +33,13 @@ def headline(root: Path, results: Sequence[Result]) -> Table:
 
 
 def _robustness(summary: Mapping[str, Any]) -> float:
-    cell = summary["l2"].get("1.5") or {"robust_accuracy": None}
+    cell = summary.get("l2", {}).get("1.5") or {"robust_accuracy": None}
     return float(cell["robust_accuracy"] or 0)
 
 
 def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> list[str]:
     deepfool = find(results, summary["run"], _DEEPFOOL, "foolbox1")
-    cells = [summary[norm].get(eps) for norm, eps in _RADII]
+    cells = [summary.get(norm, {}).get(eps) for norm, eps in _RADII]
     there = [str(cell["images"]) for cell in cells if cell is not None]
     return [
         summary["encoder"],

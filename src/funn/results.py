@@ -61,7 +61,7 @@ def collect(root: Path) -> list[Result]:
                 ),
             }
         )
-    return told_apart(results)
+    return told_apart(results, data_sets(root))
 
 
 def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
@@ -86,17 +86,32 @@ def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
         same = [each for each in entries if each[1]["run"] == newest["run"]]
         chosen.append(max(same, key=lambda entry: (entry[1]["images"], entry[0]))[1])
     ordered = sorted(chosen, key=lambda content: str(content["run"]))
-    return {content["encoder"]: content for content in told_apart(ordered)}
+    return {content["encoder"]: content for content in told_apart(ordered, data_sets(root))}
 
 
-def told_apart(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Name the data set in `encoder` where the same encoder was attacked on several."""
+def data_sets(root: Path) -> dict[str, set[str]]:
+    """The data sets that each encoder was attacked or examined on, of all under `root`/eval."""
     sets: dict[str, set[str]] = {}
-    for content in contents:
-        sets.setdefault(content["encoder"], set()).add(content["data"]["name"])
+    for path in (root / "eval").glob(f"*/*/{RESULT}"):
+        content = read_json(path)
+        if content is not None and "data" in content:
+            encoder = titled(content["defense"], encoder_changes(content))
+            sets.setdefault(encoder, set()).add(content["data"]["name"])
+    return sets
+
+
+def told_apart(
+    contents: Sequence[dict[str, Any]], sets: Mapping[str, set[str]]
+) -> list[dict[str, Any]]:
+    """Name the data set in `encoder` where the same encoder was attacked on several.
+
+    Args:
+        contents: results with their `encoder`.
+        sets: see `data_sets`.
+    """
     return [
         content | {"encoder": f"{content['encoder']} on {content['data']['name']}"}
-        if len(sets[content["encoder"]]) > 1
+        if len(sets.get(content["encoder"], ())) > 1
         else content
         for content in contents
     ]

@@ -25,12 +25,12 @@ def robust_table(root: Path) -> Table:
             (norm, float(eps))
             for content in found.values()
             for norm in _NORMS
-            for eps in content[norm]
+            for eps in content.get(norm, {})
         }
     )
     rows = []
     for encoder, content in found.items():
-        cells = [content[norm].get(f"{eps:g}") for norm, eps in columns]
+        cells = [content.get(norm, {}).get(f"{eps:g}") for norm, eps in columns]
         there = [cell for cell in cells if cell is not None]
         rows.append(
             [

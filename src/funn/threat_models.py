@@ -46,7 +46,7 @@ def _threat(
     widest = max(there, key=lambda result: result["images"])
     return [
         widest["encoder"],
-        _knowledge(run, source),
+        _knowledge(source),
         percent(widest["clean_accuracy"]),
         percent(widest["clean_rejected"]),
         *map(_undetected, found),
@@ -78,10 +78,10 @@ def _sources(results: Sequence[Result], run: str) -> list[str | None]:
     return sorted(found, key=lambda source: (source is None, source or ""))
 
 
-def _knowledge(run: str, source: str | None) -> str:
+def _knowledge(source: str | None) -> str:
     if source is None:
         return "white-box"
-    own = source == f"{run}/bare"
+    own = source.endswith("/bare")
     return "oblivious, of the bare classifier" if own else f"oblivious, of {source}"
 
 
@@ -97,7 +97,7 @@ def _undetected(result: Result | None) -> str:
 def _threat_cells(reported: Reported, result: Result) -> list[str]:
     return [
         result["encoder"],
-        _knowledge(result["run"], result["source"]),
+        _knowledge(result["source"]),
         percent(reported.success_rate),
         result["protocol"],
         percent(result["success_rate_undetected"]),

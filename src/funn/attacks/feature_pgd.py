@@ -45,26 +45,39 @@ class FeaturePGD(PGD):
         self._seen = self._clean = torch.empty(0)
 
     def attack_images(self, model: Model, images: Tensor, labels: Tensor) -> AttackResult:
-        """See `PGD`; features are what passes out of the encoder on the way to the logits."""
+        """See `PGD`; features are what passes out of the encoder on the way to the logits.
+
+        All of them, where a forward pass of the model asks the encoder more than once.
+        """
+        passing: list[Tensor] = []
         clean: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             del module, inputs
-            self._seen = output
+            passing.append(output.clone().flatten(1))  # what follows may change it in place
+
+        def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            del module, inputs, output
+            self._seen = torch.cat(passing, dim=1)
+            passing.clear()
             if sum(map(len, clean)) < len(images):  # PGD predicts all clean images first
-                clean.append(output.detach())
+                clean.append(self._seen.detach())
                 self._clean = torch.cat(clean)
 
-        handle = self.model.encoder.register_forward_hook(keep)
+        handles = [
+            self.model.encoder.register_forward_hook(keep),
+            self.model.register_forward_hook(passed),
+        ]
         try:
             return super().attack_images(model, images, labels)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """The squared L2 distance of the features (B,)."""
         del logits, labels, x
-        return (self._seen - self._clean[batch]).square().flatten(1).sum(1)
+        return (self._seen - self._clean[batch]).square().sum(1)
 
 
 def has_encoder(model: nn.Module) -> bool:
