@@ -116,8 +116,8 @@ robust: env ## train features that hold, without labels, and attack them and oth
 	$(RUN) src/train.py -m defense=$(call sweep,$(ENCODERS)) $(ARGS)
 	$(RUN) src/report.py
 
-test: env ## the fast tests
-	$(BIN)/pytest -m "not slow"
+test: env ## the fast tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: env ## kills, several processes, long runs
 	$(BIN)/pytest -m slow

@@ -35,6 +35,7 @@ def test_every_line_of_a_stage_names_what_is_not_the_defences_own(tmp_path, type
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_latest_is_what_was_trained_last_even_if_it_was_reused(tmp_path):
     narrow, wide = ((*TINY, *more, f"output_dir={tmp_path}") for more in ((), ("model=wide",)))
     runs = []

@@ -240,7 +240,12 @@ def _versions(module: str) -> dict[str, str]:
     top = module.partition(".")[0]
     if _spec(top) is None:
         return {top: "absent"}
-    return {name: version(name) for name in _distributions().get(top, ())}
+    return {name: _version(name) for name in _distributions().get(top, ())}
+
+
+@cache
+def _version(distribution: str) -> str:
+    return version(distribution)
 
 
 @cache

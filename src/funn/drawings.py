@@ -48,7 +48,7 @@ def drawings(root: Path, result: Result) -> dict[str, str]:
     game, final = (stage_folder(root, result, name) for name in ("adversarial", "classifier"))
     if game is None or final is None:
         return {}
-    saved = load(game / "model.ckpt")
+    saved = load(game / "model.ckpt", changed_code=True)
     attacker, defender = saved["attacker"].module, saved["defender"].module
     classifier = load(final / "model.ckpt")["classifier"].module
     assert isinstance(attacker, AutoEncoder)

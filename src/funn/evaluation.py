@@ -83,6 +83,7 @@ def prepare(config: EvaluateConfig, launch: Launch) -> tuple[Victim, ImageData]:
     check(victim, data)
     if config.source is not None:
         victim = victims.seen_as(victim, config.source, data, config.changed_code)
+        check(victim.seen, data)
     return victim, data
 
 

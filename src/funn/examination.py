@@ -16,6 +16,7 @@ from funn.masking_controls import masking
 from funn.schema import EvaluateConfig
 from funn.stage_folder import RESULT, StageFolder
 from funn.studies import Once, study
+from funn.victim_checks import check
 from funn.victims import Victim, seen_as
 from funn.worst_case import worst_case
 
@@ -39,7 +40,11 @@ def transferred_from(config: EvaluateConfig, victim: Victim, data: ImageData) ->
     if "features" in suite and not isinstance(getattr(victim.model, "encoder", None), nn.Module):
         raise UserError(f"{victim.title} has no encoder: suite=features needs one")
     transfer = suite.get("transfer")
-    return None if transfer is None else seen_as(victim, transfer, data, config.changed_code)
+    if transfer is None:
+        return None
+    other = seen_as(victim, transfer, data, config.changed_code)
+    check(other.seen, data)
+    return other
 
 
 def run_extras(
