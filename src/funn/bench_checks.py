@@ -78,15 +78,21 @@ def unguarded() -> Iterator[None]:
         yield
 
 
-def in_turns(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[float, float]:
-    """The median seconds of two functions that are called in turns."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def in_turns(first: Callable[[], Any], second: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of two functions called in turns, and the median of their ratios by turn."""
+    pairs = []
     for _ in range(_ROUNDS + 1):
-        for function, found in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
+        ends = [time.perf_counter()]
+        for function in (first, second):
             function()
-            found.append(time.perf_counter() - start)
-    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
+            ends.append(time.perf_counter())
+        pairs.append((ends[1] - ends[0], ends[2] - ends[1]))
+    firsts, seconds = zip(*pairs[1:], strict=True)  # the first turn warms up
+    return {
+        "with": statistics.median(firsts),
+        "without": statistics.median(seconds),
+        "ratio": statistics.median(a / b for a, b in pairs[1:]),
+    }
 
 
 def guards(model: nn.Module, x: Tensor, labels: Tensor) -> list[dict[str, Any]]:
@@ -109,8 +115,7 @@ def guards(model: nn.Module, x: Tensor, labels: Tensor) -> list[dict[str, Any]]:
             with unguarded():
                 attack.run(x[:count], labels[:count])
 
-        seconds, before = in_turns(guarded, bare)
-        rows.append({"of": name, "with": seconds, "without": before, "ratio": seconds / before})
+        rows.append({"of": name, **in_turns(guarded, bare)})
     return rows
 
 
@@ -130,9 +135,8 @@ def once(run: Run, data: ImageData, x: Tensor, labels: Tensor) -> dict[str, Any]
     def attacks() -> None:
         attack_and_verify(victim, x, labels)
 
-    seconds, whole = in_turns(checks, attacks)
-    return {"of": "once, beside suite=quick", "with": seconds + whole, "without": whole,
-            "ratio": (seconds + whole) / whole}  # fmt: skip
+    found = in_turns(checks, attacks)
+    return {"of": "once, beside suite=quick", **found, "ratio": 1 + found["ratio"]}
 
 
 def attack_and_verify(victim: Victim, x: Tensor, labels: Tensor) -> None:

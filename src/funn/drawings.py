@@ -50,7 +50,7 @@ def drawings(root: Path, result: Result) -> dict[str, str]:
         return {}
     saved = load(game / "model.ckpt", changed_code=True)
     attacker, defender = saved["attacker"].module, saved["defender"].module
-    classifier = load(final / "model.ckpt")["classifier"].module
+    classifier = load(final / "model.ckpt", changed_code=True)["classifier"].module
     assert isinstance(attacker, AutoEncoder)
     assert isinstance(defender, AutoEncoder)
     assert isinstance(classifier, Classifier)
