@@ -104,8 +104,8 @@ def guards(model: nn.Module, x: Tensor, labels: Tensor) -> list[dict[str, Any]]:
         ("PGD", PGD(model, steps=10), 1000),
         ("DeepFool", DeepFool(model), 300),
         ("Square", Square(model, queries=200), 300),
-        ("SinglePixel", SinglePixel(model), 50),
-        ("LocalSearch", LocalSearch(model, R=10), 50),
+        ("SinglePixel", SinglePixel(model), 200),
+        ("LocalSearch", LocalSearch(model, R=10), 100),
     ):
 
         def guarded(attack: BatchedAttack = attack, count: int = count) -> None:
