@@ -18,6 +18,7 @@ from test_attacks_table import Row, every_attack
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from funn.attacks import BIM, Square
 from funn.attacks.pixel_probes import known_layers
 from funn.dense_product import DenseProduct
 from funn.fast_layers import with_fast_layers
@@ -393,6 +394,38 @@ def test_what_a_model_does_in_place_changes_nothing(row: Row, name: str) -> None
     result, same = (attacked(row, model, images, labels) for model in (made(name), twin))
     assert torch.equal(result.success, same.success)
     torch.testing.assert_close(result.adversarials, same.adversarials, atol=1e-5, rtol=0)
+
+
+class BehindAutogradsBack(nn.Sequential):
+    """Writes into its input's memory without telling autograd."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images.data.sub_(0.5)
+        return super().forward(images)
+
+
+def test_a_model_that_hides_its_writing_gets_copies() -> None:
+    images = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(4))
+    model = BehindAutogradsBack(*layers()).eval()
+    labels = model(images.clone()).argmax(1)
+    result = BIM(model, eps=0.1).run(images, labels)
+    assert ((result.adversarials - images).abs() <= 0.1 + 1e-6).all()
+
+
+def test_a_model_that_writes_into_some_batches_only_is_refused() -> None:
+    class Sometimes(nn.Sequential):
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            with torch.no_grad():
+                return super().forward(images.sub_(0.5) if self.calls > 1 else images)
+
+    images = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(4))
+    model = Sometimes(*layers()).eval()
+    labels = nn.Sequential(*model)(images).argmax(1)
+    with pytest.raises(ValueError, match="in place: let its forward begin with"):
+        Square(model, eps=0.1, queries=5).run(images, labels)
 
 
 def assert_fast_copy(model: nn.Module, fast: nn.Module) -> None:
