@@ -30,6 +30,7 @@ from funn.attacks import (
     Square,
     deepfool,
 )
+from funn.attacks.candidates import first_fooling
 from funn.attacks.pixel_probes import PixelAttack, known_layers
 from funn.attacks.tally import Tally
 from funn.build import build
@@ -58,9 +59,8 @@ def unguarded() -> Iterator[None]:
         del gradients
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
 
-    def unconfirmed(probe: Any, *others: Any) -> Any:
-        del others
-        return probe
+    def unconfirmed(*given: Any) -> Tensor:
+        return first_fooling(*given[:4])
 
     def trusted(self: PixelAttack, images: Tensor) -> Any:
         del images
@@ -74,7 +74,7 @@ def unguarded() -> Iterator[None]:
             (deepfool, "show_no_way", lambda gradients: torch.zeros(len(gradients)).bool()),
         ):
             stack.enter_context(patch.object(place, name, instead))
-        stack.enter_context(patch("funn.attacks.single_pixel.confirmed", unconfirmed))
+        stack.enter_context(patch("funn.attacks.single_pixel.first_fooling", unconfirmed))
         yield
 
 

@@ -27,6 +27,7 @@ def first_fooling(
     labels: Tensor,
     counts: Tensor,
     tally: Tally,
+    confirm: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Find each image's first candidate that is predicted wrong.
 
@@ -37,6 +38,7 @@ def first_fooling(
         counts: candidates of each image (N,).
         tally: where the passes are counted: some more than up to the first wrong candidate,
             because they are tried in rounds.
+        confirm: as `predict`, whose word counts where `predict` finds a candidate wrong.
 
     Returns:
         int64 (N,), the position of the first wrong one, -1 for none.
@@ -44,8 +46,13 @@ def first_fooling(
 
     def wrong(owners: Tensor, positions: Tensor) -> Tensor:
         logits = predict(owners, positions)
+        found = fooled(logits, labels[owners])
+        if confirm is not None and found.any():
+            sure = found.nonzero()[:, 0]
+            logits[sure] = confirm(owners[sure], positions[sure])
+            found[sure] = fooled(logits[sure], labels[owners[sure]])
         tally.look(owners, logits, labels[owners])
-        return fooled(logits, labels[owners])
+        return found
 
     first, tried = torch.full_like(counts, -1), torch.zeros_like(counts)
     ranks = torch.arange(_ROUND, device=counts.device)

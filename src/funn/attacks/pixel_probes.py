@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from funn.attacks.base import BatchedAttack, Model
 from funn.attacks.candidates import in_batches
 from funn.attacks.known_layers import Chain, known_chain
-from funn.attacks.tally import fooled
 from funn.seeding import generator
 
 log = logging.getLogger(__name__)
@@ -126,28 +125,6 @@ def probe_by_images(model: Model, images: Tensor, batch_size: int) -> Probe:
         return model(with_pixel(images[owners], pixels, values))
 
     return partial(in_batches, logits, batch_size)
-
-
-def confirmed(probe: Probe, model: Model, images: Tensor, labels: Tensor, batch_size: int) -> Probe:
-    """A probe whose every wrong prediction is the model's own, of the changed image itself.
-
-    Args:
-        probe: of these images.
-        model: images (N, C, H, W) to logits (N, K).
-        images: (N, C, H, W).
-        labels: (N,).
-        batch_size: most images in one forward pass.
-    """
-    itself = probe_by_images(model, images, batch_size)
-
-    def logits(owners: Tensor, pixels: Tensor, values: Tensor) -> Tensor:
-        found = probe(owners, pixels, values)
-        wrong = fooled(found, labels[owners]).nonzero()[:, 0]
-        if len(wrong):
-            found[wrong] = itself(owners[wrong], pixels[wrong], values[wrong])
-        return found
-
-    return logits
 
 
 def with_pixel(images: Tensor, pixels: Tensor, values: Tensor) -> Tensor:

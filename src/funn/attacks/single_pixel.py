@@ -1,11 +1,20 @@
 """Single-pixel attack (section 2.1 of the paper; Foolbox 1.x's SinglePixelAttack), batched."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from funn.attacks.base import Model
 from funn.attacks.candidates import first_fooling
-from funn.attacks.pixel_probes import Layers, PixelAttack, confirmed, pixel_probe, with_pixel
+from funn.attacks.pixel_probes import (
+    Layers,
+    PixelAttack,
+    Probe,
+    pixel_probe,
+    probe_by_images,
+    with_pixel,
+)
 from funn.attacks.randomness import image_generator
 from funn.attacks.result import AttackResult
 from funn.attacks.tally import predict_clean
@@ -79,15 +88,13 @@ def single_pixel(
     tally, active = predict_clean(model, images, labels, batch_size)
     codes, counts = _candidates(images, active, max_pixels, seed)
 
-    probe = pixel_probe(model, layers, images, batch_size)
-    if layers is not None:
-        probe = confirmed(probe, model, images, labels, batch_size)
-
-    def predict(owners: Tensor, positions: Tensor) -> Tensor:
+    def ask(probe: Probe, owners: Tensor, positions: Tensor) -> Tensor:
         code = codes[owners, positions]
         return probe(owners, code // 2, (code % 2)[:, None])
 
-    first = first_fooling(predict, labels, counts, tally)
+    predict = partial(ask, pixel_probe(model, layers, images, batch_size))
+    itself = partial(ask, probe_by_images(model, images, batch_size))
+    first = first_fooling(predict, labels, counts, tally, None if layers is None else itself)
     found = (first >= 0).nonzero()[:, 0]
     if len(found):
         code = codes[found, first[found]]

