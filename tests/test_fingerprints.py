@@ -204,6 +204,23 @@ def test_a_path_in_the_code_is_no_place(users, tmp_path):
     assert facts() != before
 
 
+def test_a_module_that_is_named_counts_by_its_code(users, tmp_path):
+    users("user.py", 'behind = ["other.deep", "user"]\n')
+    before = facts()
+    shutil.move(tmp_path / "other/deep.py", tmp_path / "other/moved.py")
+    users("user.py", 'behind = ["other.moved", "user"]\n')
+    assert facts() == before
+    users("other/moved.py", "def g(x):\n    return -x\n")
+    assert facts() != before
+
+
+def test_what_never_matters_does_not_by_way_of_its_importers_either(users, monkeypatch):
+    monkeypatch.setattr("funn.code_behind._NO_MATTER", frozenset({"mine.parts"}))
+    before = facts()
+    users("mine/parts.py", "def scale(x):\n    return 5 * x\n")
+    assert facts() == before
+
+
 def test_relative_imports_and_those_inside_functions_are_followed(users):
     users("mine/net.py", "def f(x):\n    from .parts import scale\n    return scale(x)\n")
     assert "mine.parts" in code_behind(["user"]).modules

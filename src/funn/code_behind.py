@@ -113,18 +113,22 @@ def placeless(value: Any) -> Any:
 
 def forget_code() -> None:
     """Read every file anew: code may have changed since."""
-    for function in (_spec, _is_followed, _text, _tree, _body_hash, _imports, _module_hash, _acts):
+    for function in (_spec, _is_followed, _text, _tree, _body_hash, _wordless_hash, _imports,
+                     _module_hash, _acts):  # fmt: skip
         function.cache_clear()
 
 
 @cache
 def _module_hash(module: str) -> str:
     """Hash a module's code and what it imports, each name by the code of where it comes from."""
-    imported = sorted(
-        (_body_hash(item.module) if _is_followed(item.module) else item.module, *item[1:])
-        for item in _imports(module)
-    )
+    imported = sorted((_origin_hash(item.module), *item[1:]) for item in _imports(module))
     return _hash(_body_hash(module), repr(imported))
+
+
+def _origin_hash(module: str) -> str:
+    if module in _NO_MATTER:
+        return ""
+    return _body_hash(module) if _is_followed(module) else module
 
 
 @cache
@@ -134,6 +138,14 @@ def _body_hash(module: str) -> str:
     if tree is None:
         return _hash(_text(module).hex())
     return _hash(ast.dump(_Placeless().visit(ast.parse(_text(module)))))
+
+
+@cache
+def _wordless_hash(module: str) -> str:
+    """Hash a module's code without its texts either, which may name the module that names it."""
+    if _tree(module) is None:
+        return _hash(_text(module).hex())
+    return _hash(ast.dump(_Wordless().visit(ast.parse(_text(module)))))
 
 
 class _Placeless(ast.NodeTransformer):
@@ -161,14 +173,21 @@ class _Placeless(ast.NodeTransformer):
         return node
 
 
+class _Wordless(_Placeless):
+    """Takes out every text too."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("") if isinstance(node.value, str) else node
+
+
 def _placeless_path(text: str) -> str:
     """A dotted path to something in a module of ours or a user's, without where that lies."""
     if not _DOTTED.fullmatch(text) or not _is_followed(text.partition(".")[0]):
         return text
     module = defining_module(text)
-    if module == text or not _is_followed(module) or _spec(module) is None:
+    if not _is_followed(module) or _spec(module) is None:
         return text
-    return text.rpartition(".")[2]
+    return _wordless_hash(module) if module == text else text.rpartition(".")[2]
 
 
 @cache
