@@ -26,7 +26,7 @@ lock: ## resolve requirements.in again into requirements.lock
 	$(BIN)/uv pip compile requirements.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 data: env ## fetch and check MNIST
-	PYTHONPATH=src $(RUN) -c "from funn.config import ROOT; from funn.idx_files import MNIST; MNIST(ROOT / 'data').load()"
+	PYTHONPATH=src $(RUN) -c "from funn.config.compose import ROOT; from funn.data.mnist import MNIST; MNIST(ROOT / 'data').load()"
 
 # Two commands at a time, each on its share of the processors: two small networks side by side use
 # two cores better than one network does. The longest come first; -m runs what a line lists in turn.
@@ -132,18 +132,18 @@ bench: env ## speed of training and of the attacks against other code, in one ru
 	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/peers \
 	  adv-lib==0.2.8 adversarial-robustness-toolbox==1.20.1 pyautoattack==0.2.0 \
 	  scikit-learn joblib threadpoolctl six narwhals cloudpickle
-	PYTHONPATH=src KINETO_LOG_LEVEL=9 $(RUN) -m funn.bench
-	PYTHONPATH=src $(RUN) -m funn.bench_attacks $(BENCH_RUN)
-	PYTHONPATH=src $(RUN) -m funn.bench_checks $(BENCH_RUN)
-	PYTHONPATH=src $(RUN) -m funn.bench_strong $(BENCH_RUN)
-	PYTHONPATH=src $(RUN) -m funn.bench_size
-	PYTHONPATH=src $(RUN) -m funn.bench_plots
+	PYTHONPATH=src KINETO_LOG_LEVEL=9 $(RUN) -m benchmarks.training
+	PYTHONPATH=src $(RUN) -m benchmarks.attacks $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m benchmarks.checks $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m benchmarks.autoattack $(BENCH_RUN)
+	PYTHONPATH=src $(RUN) -m benchmarks.size
+	PYTHONPATH=src $(RUN) -m benchmarks.plots
 
 reference: env ## keep the report's tables under outputs/reference and in the README (ARGS: only those)
-	PYTHONPATH=src $(RUN) -m funn.reference $(ARGS)
+	PYTHONPATH=src $(RUN) -m funn.report.readme $(ARGS)
 
 dashboard: env ## save the W&B dashboard (needs a login; ARGS=--dry-run only prints it)
-	@PYTHONPATH=src $(RUN) -m funn.dashboard $(ARGS)
+	@PYTHONPATH=src $(RUN) -m funn.artifacts.dashboard $(ARGS)
 
 clean: ## remove outputs and caches; data and .venv stay
 	find outputs -mindepth 1 -maxdepth 1 ! -name .gitignore ! -name reference -exec rm -rf {} +

@@ -3,9 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from funn.cli import job, run
-from funn.config import read_config, read_launch, read_trials
-from funn.schema import EvaluateConfig
+from funn.config.cli import job, run
+from funn.config.compose import read_config, read_launch, read_trials
+from funn.config.schema import EvaluateConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 def _evaluate(cfg: DictConfig) -> None:
     config, trials, launch = read_config(cfg, EvaluateConfig), read_trials(cfg), read_launch()
     # Only now: torch takes seconds to import, a mistake should not.
-    from funn.evaluation import evaluate
+    from funn.evaluation.evaluate import evaluate
 
     print(evaluate(config, trials, launch))
 

@@ -3,9 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from funn.cli import job, run
-from funn.config import read_config
-from funn.schema import ReportConfig
+from funn.config.cli import job, run
+from funn.config.compose import read_config
+from funn.config.schema import ReportConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 def _report(cfg: DictConfig) -> None:
     config = read_config(cfg, ReportConfig)
     # Only now: torch takes seconds to import, a mistake should not.
-    from funn.report import report
+    from funn.report.report import report
 
     print(report(config))
 

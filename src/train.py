@@ -3,9 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from funn.cli import job, run
-from funn.config import read_config, read_launch
-from funn.schema import TrainConfig
+from funn.config.cli import job, run
+from funn.config.compose import read_config, read_launch
+from funn.config.schema import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 def _train(cfg: DictConfig) -> None:
     config, launch = read_config(cfg, TrainConfig), read_launch()
     # Only now: torch takes seconds to import, a mistake should not.
-    from funn.training import train
+    from funn.training.train import train
 
     print(train(config, launch))
 

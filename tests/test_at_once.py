@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from funn.at_once import at_once, halves
+from funn.runtime.threads import at_once, halves
 
 
 @pytest.fixture

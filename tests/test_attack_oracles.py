@@ -7,7 +7,7 @@ import torchattacks
 from torch import nn
 
 from funn.attacks import BIM, FGSM, Gradient, LocalSearch, SinglePixel
-from funn.attacks.randomness import image_generator
+from funn.attacks.core.randomness import image_generator
 
 SIDE = 8
 COUNT = 24

@@ -11,7 +11,6 @@ from hydra import initialize_config_dir
 from torch import nn
 
 import funn.attacks
-from funn.attacking import counted
 from funn.attacks import (
     APGD,
     BIM,
@@ -30,9 +29,10 @@ from funn.attacks import (
     SinglePixel,
     Square,
 )  # fmt: skip
-from funn.build import build
-from funn.config import declared_attack
-from funn.records import margins
+from funn.config.build import build
+from funn.config.compose import declared_attack
+from funn.evaluation.records.table import margins
+from funn.evaluation.trials.run_attack import counted
 
 
 class Row(NamedTuple):

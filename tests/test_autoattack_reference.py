@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from funn.attacks import APGD, FAB, Square, apgd, square
-from funn.attacks.fab import to_plane
+from funn.attacks import APGD, FAB, Square
+from funn.attacks.autoattack import apgd, square
+from funn.attacks.autoattack.fab import to_plane
 
 HERE = Path(__file__).parent
 

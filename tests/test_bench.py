@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from funn.attacking import predict
-from funn.bench import operations, players_by_hand
-from funn.bench_plots import cost as cost_plot
-from funn.bench_plots import speed
-from funn.bench_size import cost, generated, trained
-from funn.data import to_unit
-from funn.files import write_json
+from benchmarks.plots import cost as cost_plot
+from benchmarks.plots import speed
+from benchmarks.size import cost, generated, trained
+from benchmarks.training import operations, players_by_hand
+from funn.artifacts.files import write_json
+from funn.data.dataset import to_unit
+from funn.evaluation.trials.run_attack import predict
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak of one task")

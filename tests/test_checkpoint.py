@@ -3,12 +3,12 @@ import io
 import pytest
 import torch
 
-from funn.checkpoint import digest, load, read, save
 from funn.errors import UserError
-from funn.networks import DenseAutoEncoder
+from funn.method.networks import DenseAutoEncoder
+from funn.training.checkpoint import digest, load, read, save
 
 SPEC = {
-    "_target_": "funn.networks.DenseAutoEncoder",
+    "_target_": "funn.method.networks.DenseAutoEncoder",
     "image_shape": [1, 8, 8],
     "channels": [4],
     "features": 3,
@@ -58,7 +58,7 @@ def test_networks_of_other_code_are_refused_unless_they_are_asked_for(tmp_path, 
     save(path, {"attacker": (SPEC, network())})
     content = torch.load(path, weights_only=True)
     if there:
-        content["code"]["funn.networks"] = "of another day"
+        content["code"]["funn.method.networks"] = "of another day"
     else:
         content["code"]["funn.gone"] = "of another day"
     torch.save(content, path)

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, SMALL, run_command
 
 import funn
-from funn.synthetic import SyntheticDigits
+from funn.data.synthetic import SyntheticDigits
 
 
 def read(path):

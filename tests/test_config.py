@@ -10,12 +10,12 @@ from conftest import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from funn.build import build, locate
-from funn.config import check_keys, check_types, read_config, read_launch, read_trials
+from funn.config.build import build, locate
+from funn.config.compose import check_keys, check_types, read_config, read_launch, read_trials
+from funn.config.schema import EvaluateConfig, ReportConfig, TrainConfig
+from funn.defenses.magnet.defense import MagNet
 from funn.errors import UserError
-from funn.magnet import MagNet
-from funn.objectives import attacker_objective
-from funn.schema import EvaluateConfig, ReportConfig, TrainConfig
+from funn.method.objectives import attacker_objective
 
 CONF = ROOT / "conf"
 TRAIN_GROUPS = (
@@ -76,7 +76,7 @@ def test_every_training_option_is_valid_and_builds(option, tmp_path):
 
 @pytest.mark.parametrize("option", options(*EVALUATE_GROUPS))
 def test_every_attack_and_suite_is_valid_and_builds(option):
-    head = {"_target_": "funn.networks.Head", "features": 784, "classes": 10, "hidden": []}
+    head = {"_target_": "funn.method.networks.Head", "features": 784, "classes": 10, "hidden": []}
     model = MagNet(head, channels=1, filters=3)  # has the detectors that some attacks ask for,
     model.encoder = model.reformer  # and the encoder that others ask for
     found = trials(option)
@@ -130,9 +130,9 @@ def test_a_defence_may_choose_other_values_and_what_is_typed_wins():
     assert read("train", TrainConfig, "defense=classic_long").init.epochs == 40
     assert read("train", TrainConfig, "defense=classic_long", "init.epochs=3").init.epochs == 3
     found = read("train", TrainConfig, "defense=funn_printed")
-    assert found.objective["attacker"]["_target_"] == "funn.objectives.printed"
+    assert found.objective["attacker"]["_target_"] == "funn.method.objectives.printed"
     typed = read("train", TrainConfig, "defense=funn_printed", "objective=constrained")
-    assert typed.objective["attacker"]["_target_"] == "funn.objectives.constrained"
+    assert typed.objective["attacker"]["_target_"] == "funn.method.objectives.constrained"
 
 
 def test_what_was_typed_is_known():
@@ -251,10 +251,10 @@ def test_an_added_key_that_nothing_reads_is_refused(command, says, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"_target_": "funn.networks.Nothing"}, "cannot be imported"),
+        ({"_target_": "funn.method.networks.Nothing"}, "cannot be imported"),
         ({"_target_": "nothing.at.all"}, "cannot be imported"),
         ({"features": 3}, "names no _target_"),
-        ({"_target_": "funn.networks.__doc__"}, "not a class or a function"),
+        ({"_target_": "funn.method.networks.__doc__"}, "not a class or a function"),
     ],
 )
 def test_a_target_that_does_not_exist(spec, message):
@@ -266,7 +266,7 @@ def test_an_option_that_the_target_does_not_take():
     with pytest.raises(UserError, match="unexpected keyword argument 'colour'"):
         build(
             {
-                "_target_": "funn.networks.Head",
+                "_target_": "funn.method.networks.Head",
                 "features": 1,
                 "classes": 2,
                 "hidden": [],

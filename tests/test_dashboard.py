@@ -13,9 +13,9 @@ from wandb.proto import wandb_internal_pb2
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import workspaces
 
-from funn.dashboard import ATTACKS, specification
+from funn.artifacts.dashboard import ATTACKS, specification
+from funn.artifacts.tracking import build_workspace, save_workspace
 from funn.errors import UserError
-from funn.tracking import build_workspace, save_workspace
 
 PANELS = [panel for section in specification()["sections"] for panel in section["panels"]]
 # log_every: an epoch has five batches here.
@@ -153,7 +153,7 @@ def test_a_run_is_named_as_its_folder_and_grouped_by_its_command(folder, runs):
 
 def dashboard(home, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "funn.dashboard", *arguments],
+        [sys.executable, "-m", "funn.artifacts.dashboard", *arguments],
         capture_output=True,
         text=True,
         check=False,

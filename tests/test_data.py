@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import run_command
 
-from funn.config import ROOT
-from funn.data import ImageData, Images, TensorBatches
+from funn.config.compose import ROOT
+from funn.data.dataset import ImageData, Images, TensorBatches
+from funn.data.mnist import MNIST, FashionMNIST
+from funn.data.synthetic import SyntheticDigits
 from funn.errors import UserError
-from funn.idx_files import MNIST, FashionMNIST
-from funn.synthetic import SyntheticDigits
 
 
 def epoch_of(batches, epoch):
@@ -193,7 +193,7 @@ def test_data_is_loaded_once():
 
 BRIGHT = """
 import torch
-from funn.data import ImageData, Images
+from funn.data.dataset import ImageData, Images
 
 class Bright(ImageData):
     def load(self):

@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from funn.adversarial_training import RobustTraining
-from funn.apegan import APEGAN, Discriminator, RestorerTraining
 from funn.attacks import PGD
-from funn.attacks.detector_aware import DetectorAware
-from funn.build import build_module
-from funn.checkpoint import load, save
-from funn.data import TensorBatches, to_unit
-from funn.denoising import DenoisingTraining, add_noise, noise_for
-from funn.fitting import fit
-from funn.magnet import GuardTraining, MagNet
-from funn.networks import Classifier, DenseAutoEncoder
-from funn.objectives import mse
-from funn.schema import TrainerConfig
-from funn.seeding import generator
-from funn.stages import Fit
-from funn.synthetic import SyntheticDigits
+from funn.attacks.fixed_budget.detector_aware import DetectorAware
+from funn.config.build import build_module
+from funn.config.schema import TrainerConfig
+from funn.data.dataset import TensorBatches, to_unit
+from funn.data.synthetic import SyntheticDigits
+from funn.defenses.adversarial_training import RobustTraining
+from funn.defenses.apegan import APEGAN, Discriminator, RestorerTraining
+from funn.defenses.denoising import DenoisingTraining, add_noise, noise_for
+from funn.defenses.magnet.defense import GuardTraining, MagNet
+from funn.method.networks import Classifier, DenseAutoEncoder
+from funn.method.objectives import mse
+from funn.runtime.seeding import generator
+from funn.training.checkpoint import load, save
+from funn.training.fit import fit
+from funn.training.stage import Fit
 
 CPU = TrainerConfig(accelerator="cpu", devices=1)
 
@@ -46,7 +46,7 @@ def test_denoising_moves_the_encoder_alone(tmp_path):
 
 
 def test_magnet_rejects_what_its_auto_encoders_cannot_restore(tmp_path):
-    head = {"_target_": "funn.networks.Head", "features": 64, "classes": 2, "hidden": []}
+    head = {"_target_": "funn.method.networks.Head", "features": 64, "classes": 2, "hidden": []}
     magnet = MagNet(head, channels=1, filters=3)
     assert not magnet.rejects(torch.rand(5, 1, 8, 8)).any()  # no threshold is set yet
     images, _ = squares(300)
@@ -109,12 +109,22 @@ def squares(count, shape=(1, 8, 8)):
 
 
 # A bare classifier of `squares`, with a dropout that only its eval mode leaves out.
-BARE = {"_target_": "funn.magnet_classifier.OwnClassifier", "channels": 1, "side": 16, "classes": 2}
+BARE = {
+    "_target_": "funn.defenses.magnet.classifier.OwnClassifier",
+    "channels": 1,
+    "side": 16,
+    "classes": 2,
+}
 
 
 def magnet_training():
     """MagNet on pairs of the images themselves."""
-    spec = {"_target_": "funn.magnet.MagNet", "classifier": BARE, "channels": 1, "filters": 3}
+    spec = {
+        "_target_": "funn.defenses.magnet.defense.MagNet",
+        "classifier": BARE,
+        "channels": 1,
+        "filters": 3,
+    }
     images, labels = squares(120, (1, 16, 16))
     module = GuardTraining(
         (spec, build_module(spec)), held_out=images, drop_rate=0.1, lr=1e-2, log_every=1
@@ -123,7 +133,12 @@ def magnet_training():
 
 
 def apegan_training():
-    spec = {"_target_": "funn.apegan.APEGAN", "classifier": BARE, "channels": 1, "filters": 4}
+    spec = {
+        "_target_": "funn.defenses.apegan.APEGAN",
+        "classifier": BARE,
+        "channels": 1,
+        "filters": 4,
+    }
     module = RestorerTraining(
         (spec, build_module(spec)), Discriminator((1, 16, 16), 4), eps=0.15, weights=(0.7, 0.3),
         lr=2e-3, log_every=1,
@@ -209,14 +224,19 @@ def least_squares(images, labels):
 def test_adversarial_training_makes_a_classifier_robust(tmp_path, norm, eps):
     images, labels = squares(400)
     spec = {
-        "_target_": "funn.networks.Classifier",
+        "_target_": "funn.method.networks.Classifier",
         "autoencoder": {
-            "_target_": "funn.networks.DenseAutoEncoder",
+            "_target_": "funn.method.networks.DenseAutoEncoder",
             "image_shape": [1, 8, 8],
             "channels": [4, 8],
             "features": 6,
         },
-        "head": {"_target_": "funn.networks.Head", "features": 6, "classes": 2, "hidden": [8]},
+        "head": {
+            "_target_": "funn.method.networks.Head",
+            "features": 6,
+            "classes": 2,
+            "hidden": [8],
+        },
     }
     survivors = {}
     for radius in (1e-6, eps):

@@ -18,19 +18,19 @@ from conftest import run_command
 from filelock import FileLock, Timeout
 from torch import nn
 
-from funn import victims
-from funn.attacking import attack_batch, predict, run_attack
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
-from funn.data import ImageData, Images
+from funn.config.schema import Trial
+from funn.data.dataset import ImageData, Images
+from funn.data.synthetic import SyntheticDigits
 from funn.errors import UserError
-from funn.examination import transferred_from
-from funn.metrics import iteration_curve, summarize, within_steps
-from funn.parts import attack_parts, lock_of, merge, parts
-from funn.records import read_table, referee
-from funn.schema import Trial
-from funn.synthetic import SyntheticDigits
-from funn.trials import finished, locate_trial, run_trial
-from funn.victim_checks import check
+from funn.evaluation import victims
+from funn.evaluation.records.metrics import iteration_curve, summarize, within_steps
+from funn.evaluation.records.table import read_table, referee
+from funn.evaluation.suite import transferred_from
+from funn.evaluation.trials.run_attack import attack_batch, predict, run_attack
+from funn.evaluation.trials.shards import attack_parts, lock_of, merge, parts
+from funn.evaluation.trials.trial import finished, locate_trial, run_trial
+from funn.evaluation.victim_checks import check
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_parts_that_are_there_are_not_attacked_again(model, labelled, tmp_path, 
 
     seen = []
     monkeypatch.setattr(
-        "funn.parts.run_attack",
+        "funn.evaluation.trials.shards.run_attack",
         lambda *arguments: seen.append(len(arguments[1])) or run_attack(*arguments),
     )
     again = attack_all(attack, tmp_path / "parts", labelled)
@@ -263,7 +263,7 @@ def test_a_part_that_another_process_attacks_comes_last(model, labelled, tmp_pat
             other.release()
         return run_attack(label, x, labels, *rest)
 
-    monkeypatch.setattr("funn.parts.run_attack", seen)
+    monkeypatch.setattr("funn.evaluation.trials.shards.run_attack", seen)
     assert attack_all(attack, folder, labelled) == whole
     assert order == [labelled.labels[first].item() for first in (20, 40, 0)]
 
@@ -295,8 +295,8 @@ def test_only_one_process_sums_up(model, labelled, tmp_path, monkeypatch):
             FileLock(folder.path / ".lock").acquire(timeout=0)
         return merge(*arguments)
 
-    monkeypatch.setattr("funn.trials.attack_parts", attacked)
-    monkeypatch.setattr("funn.trials.merge", merged)
+    monkeypatch.setattr("funn.evaluation.trials.trial.attack_parts", attacked)
+    monkeypatch.setattr("funn.evaluation.trials.trial.merge", merged)
     run_trial(trial, folder, config, victim, labelled, predictions, 60)
     assert (len(begun), len(sums)) == (2, 1)
     assert finished(folder)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from funn.dense_product import DenseProduct
 from funn.fast_layers import use_fast_layers, with_fast_layers
-from funn.networks import DenseAutoEncoder
-from funn.thin_convolution import ThinConv2d, ThinConvTranspose2d
+from funn.method.networks import DenseAutoEncoder
+from funn.runtime.convolution import ThinConv2d, ThinConvTranspose2d
+from funn.runtime.linear import DenseProduct
 
 
 def gradients(model, x):
@@ -70,7 +70,7 @@ def test_large_products_are_left_to_onednn():
 
 
 def test_without_onednn_torch_computes_them(monkeypatch):
-    monkeypatch.setattr("funn.dense_product._onednn", None)
+    monkeypatch.setattr("funn.runtime.linear._onednn", None)
     plain = nn.Sequential(nn.Linear(300, 100))
     assert_same(with_fast_layers(plain), plain, torch.rand(128, 300))
 

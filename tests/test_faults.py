@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SMALL, run_command
 from soak import soak
 
-from funn.files import sha256
+from funn.artifacts.files import sha256
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from funn.data import Images
-from funn.feature_uses import feature_uses, linear_probe, moved, nearest
-from funn.seeding import generator
+from funn.data.dataset import Images
+from funn.evaluation.feature_quality import feature_uses, linear_probe, moved, nearest
+from funn.runtime.seeding import generator
 
 
 class Corner(nn.Module):

@@ -8,24 +8,32 @@ import pytest
 import torch
 from torch import nn
 
-from funn.build import build_module
-from funn.checkpoint import save
-from funn.classifier import classifier_spec
-from funn.data import Images
-from funn.drawings import Layer, drawings, formula, layers
-from funn.gradient_histogram import binned, gradient_histogram
-from funn.gradient_zeros import gradient_zeros
-from funn.objectives import constrained, minimax, printed
-from funn.trained_stages import reported_stages, stage_folder
+from funn.config.build import build_module
+from funn.data.dataset import Images
+from funn.evaluation.gradient_masking.zero_gradients import gradient_zeros
+from funn.method.classifier import classifier_spec
+from funn.method.objectives import constrained, minimax, printed
+from funn.report.figures.drawings import Layer, drawings, formula, layers
+from funn.report.figures.zero_gradients import binned, gradient_histogram
+from funn.report.inputs.stages import reported_stages, stage_folder
+from funn.training.checkpoint import save
 
 MODELS = {
-    "paper": {"_target_": "funn.networks.DenseAutoEncoder", "channels": [16, 32], "features": 64},
-    "conv_features": {"_target_": "funn.networks.ConvAutoEncoder", "channels": [16, 32], "maps": 4},
+    "paper": {
+        "_target_": "funn.method.networks.DenseAutoEncoder",
+        "channels": [16, 32],
+        "features": 64,
+    },
+    "conv_features": {
+        "_target_": "funn.method.networks.ConvAutoEncoder",
+        "channels": [16, 32],
+        "maps": 4,
+    },
 }
 CONFIG = {
     "beta": 0.02,
     "gamma": 5.0,
-    "objective": {"attacker": {"_target_": "funn.objectives.constrained"}},
+    "objective": {"attacker": {"_target_": "funn.method.objectives.constrained"}},
 }
 
 
@@ -36,7 +44,7 @@ def trained(root, model, noise=16):
         "attacker": MODELS[model] | shape | {"noise": noise},
         "defender": MODELS[model] | shape | {"noise": 0},
     }
-    head = {"_target_": "funn.networks.Head", "hidden": [48]}
+    head = {"_target_": "funn.method.networks.Head", "hidden": [48]}
     whole = classifier_spec(players["defender"], head, 10)
     save(root / "train/f/adversarial/model.ckpt",
          {name: (spec, build_module(spec)) for name, spec in players.items()})  # fmt: skip
@@ -97,7 +105,7 @@ def test_stages_are_those_of_the_reported_runs(tmp_path):
 
 @pytest.mark.parametrize("objective", [constrained, printed, minimax])
 def test_a_formula_is_what_its_function_computes(objective):
-    spec = {"_target_": f"funn.objectives.{objective.__name__}"}
+    spec = {"_target_": f"funn.method.objectives.{objective.__name__}"}
     for perturbation, error in ((0.01, 0.3), (0.3, 0.01)):
         values = {"perturbation": perturbation, "error": error}
         expected = objective(*map(torch.tensor, values.values()), beta=0.1, gamma=5.0)

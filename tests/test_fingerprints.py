@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, SMALL, run_command
 
-from funn.code_behind import code_behind, defining_module, forget_code, placeless, targets
+from funn.training.code_behind import code_behind, defining_module, forget_code, placeless, targets
 
 # Run in a process of its own, on a copy of the package: edits one module after the other.
 EACH_MODULE = """
@@ -17,13 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from funn.build import build
-from funn.code_behind import code_behind, forget_code
-from funn.data import Images
-from funn.fingerprint import fingerprint
-from funn.schema import Trial
-from funn.stages import stage_facts
-from funn.trials import trial_facts
+from funn.config.build import build
+from funn.training.code_behind import code_behind, forget_code
+from funn.data.dataset import Images
+from funn.training.fingerprint import fingerprint
+from funn.config.schema import Trial
+from funn.training.stage import stage_facts
+from funn.evaluation.trials.trial import trial_facts
 
 def facts(kind, name, settings):
     forget_code()
@@ -37,14 +37,14 @@ def facts(kind, name, settings):
 def modules(what):
     found = {}
     original = code_behind
-    import funn.stages, funn.trials
+    import funn.training.stage, funn.evaluation.trials.trial
     def spy(roots):
         code = original(roots)
         found.update(code.modules)
         return code
-    funn.stages.code_behind = funn.trials.code_behind = spy
+    funn.training.stage.code_behind = funn.evaluation.trials.trial.code_behind = spy
     facts(*what)
-    funn.stages.code_behind = funn.trials.code_behind = original
+    funn.training.stage.code_behind = funn.evaluation.trials.trial.code_behind = original
     return sorted(found)
 
 def each_module(what):
@@ -66,18 +66,30 @@ print(json.dumps({what[1]: each_module(what) for what in json.loads(sys.argv[1])
 
 
 STAGES = {
-    "funn.phases.Adversarial": {"funn.players", "funn.objectives", "funn.fitting", "funn.stages"},
-    "funn.robust_features.RobustFeatures": {"funn.attacks.pgd", "funn.attacks.gradient"},
-    "funn.classifier.ClassifierStage": {"funn.features", "funn.networks", "funn.processes"},
+    "funn.method.phases.Adversarial": {
+        "funn.method.game",
+        "funn.method.objectives",
+        "funn.training.fit",
+        "funn.training.stage",
+    },
+    "funn.defenses.funn_pgd.training.RobustFeatures": {
+        "funn.attacks.fixed_budget.pgd",
+        "funn.attacks.fixed_budget.gradient",
+    },
+    "funn.method.classifier.ClassifierStage": {
+        "funn.method.features",
+        "funn.method.networks",
+        "funn.runtime.distributed",
+    },
 }
 ATTACKS = ("funn.attacks.DeepFool", "funn.attacks.LocalSearch", "funn.attacks.FMN")
 SETTINGS = dict.fromkeys(
     ("init", "adversarial", "classifier", "attacker", "beta", "gamma", "head"), 1
 ) | {
     "seed": 0,
-    "model": {"_target_": "funn.networks.DenseAutoEncoder"},
-    "data": {"_target_": "funn.synthetic.SyntheticDigits"},
-    "objective": {"attacker": {"_target_": "funn.objectives.constrained"}},
+    "model": {"_target_": "funn.method.networks.DenseAutoEncoder"},
+    "data": {"_target_": "funn.data.synthetic.SyntheticDigits"},
+    "objective": {"attacker": {"_target_": "funn.method.objectives.constrained"}},
     "defense": {"stages": {"it": None}},
 }
 
@@ -104,16 +116,20 @@ def edited(tmp_path_factory):
 @pytest.mark.parametrize("target", STAGES)
 def test_a_line_in_any_module_behind_a_stage_gives_another_fingerprint(edited, target):
     assert edited[target]["same"] == []
-    behind = STAGES[target] | {"funn.synthetic", "funn.stage_module"}
+    behind = STAGES[target] | {"funn.data.synthetic", "funn.training.module"}
     assert set(edited[target]["seen"]) >= behind
 
 
 @pytest.mark.parametrize("target", ATTACKS)
 def test_a_line_in_any_module_behind_an_attack_gives_another_fingerprint(edited, target):
     assert edited[target]["same"] == []
-    behind = {"funn.records", "funn.attacking", "funn.attacks.tally"}
+    behind = {
+        "funn.evaluation.records.table",
+        "funn.evaluation.trials.run_attack",
+        "funn.attacks.core.tally",
+    }
     assert set(edited[target]["seen"]) >= behind
-    assert "funn.attacks.square" not in edited[target]["seen"]  # of another attack
+    assert "funn.attacks.autoattack.square" not in edited[target]["seen"]  # of another attack
 
 
 FILES = {
@@ -215,7 +231,7 @@ def test_a_module_that_is_named_counts_by_its_code(users, tmp_path):
 
 
 def test_what_never_matters_does_not_by_way_of_its_importers_either(users, monkeypatch):
-    monkeypatch.setattr("funn.code_behind._NO_MATTER", frozenset({"mine.parts"}))
+    monkeypatch.setattr("funn.training.code_behind._NO_MATTER", frozenset({"mine.parts"}))
     before = facts()
     users("mine/parts.py", "def scale(x):\n    return 5 * x\n")
     assert facts() == before
@@ -237,13 +253,16 @@ def test_modules_that_import_each_other_come_to_an_end(users):
 
 
 def test_what_defines_a_target():
-    assert defining_module("funn.attacks.DeepFool") == "funn.attacks.deepfool"
-    assert defining_module("funn.attacks.deepfool") == "funn.attacks.deepfool"
+    assert defining_module("funn.attacks.DeepFool") == "funn.attacks.minimum_norm.deepfool"
+    assert (
+        defining_module("funn.attacks.minimum_norm.deepfool")
+        == "funn.attacks.minimum_norm.deepfool"
+    )
     assert defining_module("torch.nn.Linear") == "torch.nn"
 
 
 NETWORK = """
-from funn.networks import DenseAutoEncoder
+from funn.method.networks import DenseAutoEncoder
 class Net(DenseAutoEncoder):
     def forward(self, x, noise=None):
         return super().forward({factor} * x, noise)

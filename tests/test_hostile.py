@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SMALL, run_command
 from test_faults import LONGER, start, wait_for
 
-from funn.files import replace_file, sha256
+from funn.artifacts.files import replace_file, sha256
 
 ATTACK = ("attack=deepfool_l2", "logger=csv")
 

@@ -3,7 +3,7 @@
 import pytest
 from conftest import SMALL, run_command
 
-from funn.files import read_json, sha256
+from funn.artifacts.files import read_json, sha256
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from funn.attacking import predict
-from funn.data import Images
-from funn.masking import Check, gradient_error, probabilities
-from funn.masking_attacks import attacking_checks
-from funn.masking_controls import Saturated, masking
-from funn.synthetic import SyntheticDigits
+from funn.data.dataset import Images
+from funn.data.synthetic import SyntheticDigits
+from funn.evaluation.gradient_masking.attacks import attacking_checks
+from funn.evaluation.gradient_masking.checks import Check, gradient_error, probabilities
+from funn.evaluation.gradient_masking.examine import Saturated, masking
+from funn.evaluation.trials.run_attack import predict
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from funn.attacks.result import AttackResult
-from funn.metrics import summarize, wilson
-from funn.records import records, referee
+from funn.attacks.core.result import AttackResult
+from funn.evaluation.records.metrics import summarize, wilson
+from funn.evaluation.records.table import records, referee
 
 
 class Linear(nn.Module):

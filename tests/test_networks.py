@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from funn.networks import AutoEncoder, Classifier, ConvAutoEncoder, DenseAutoEncoder, Head
+from funn.method.networks import AutoEncoder, Classifier, ConvAutoEncoder, DenseAutoEncoder, Head
 
 MODELS = [
     pytest.param(
@@ -62,9 +62,9 @@ def test_the_head_is_dense_64_relu_dense_10():
 
 
 def test_a_classifier_is_its_encoder_and_its_head():
-    auto = {"_target_": "funn.networks.DenseAutoEncoder", "image_shape": [1, 28, 28],
+    auto = {"_target_": "funn.method.networks.DenseAutoEncoder", "image_shape": [1, 28, 28],
             "channels": [4], "features": 6, "noise": 0}  # fmt: skip
-    head = {"_target_": "funn.networks.Head", "features": 6, "classes": 3, "hidden": [5]}
+    head = {"_target_": "funn.method.networks.Head", "features": 6, "classes": 3, "hidden": [5]}
     model = Classifier(auto, head)
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(model(x), model.head(model.encoder(x)))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funn.errors import UserError
-from funn.objectives import (
+from funn.method.objectives import (
     DualAscent,
     attacker_objective,
     constrained,
@@ -14,7 +14,7 @@ from funn.objectives import (
     mse_each,
     printed,
 )  # fmt: skip
-from funn.phases import Adversarial
+from funn.method.phases import Adversarial
 
 
 def test_mse_is_the_mean_over_pixels_and_batch():
@@ -76,7 +76,7 @@ def test_a_gamma_that_follows_the_constraint():
 
 @pytest.mark.parametrize("each_image", [False, True])
 def test_one_gamma_for_the_errors_of_single_images_is_refused_before_any_training(each_image):
-    dual = {"_target_": "funn.objectives.DualAscent", "rate": 1.0}
+    dual = {"_target_": "funn.method.objectives.DualAscent", "rate": 1.0}
     config = SimpleNamespace(
         beta=0.01, gamma=5.0, objective={"attacker": dual, "each_image": each_image}
     )
@@ -86,10 +86,12 @@ def test_one_gamma_for_the_errors_of_single_images_is_refused_before_any_trainin
 
 
 def test_an_objective_is_a_function_or_keeps_a_state():
-    plain = attacker_objective({"_target_": "funn.objectives.constrained"}, beta=0.01, gamma=5.0)
+    plain = attacker_objective(
+        {"_target_": "funn.method.objectives.constrained"}, beta=0.01, gamma=5.0
+    )
     error = torch.tensor(0.004)
     assert plain(error, error).item() == pytest.approx(0.004 + 5 * 0.006)
-    dual = {"_target_": "funn.objectives.DualAscent", "rate": 1.0}
+    dual = {"_target_": "funn.method.objectives.DualAscent", "rate": 1.0}
     assert isinstance(attacker_objective(dual, beta=0.01, gamma=5.0), DualAscent)
     with pytest.raises(UserError, match="rate=0 must be above 0"):
         attacker_objective(dual | {"rate": 0}, beta=0.01, gamma=5.0)

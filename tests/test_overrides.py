@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_config import EVALUATE_GROUPS, TRAIN_GROUPS, composed, options
 
-from funn.build import build, build_module
-from funn.cli import mistake
-from funn.config import read_config, read_trials
-from funn.objectives import attacker_objective
-from funn.schema import EvaluateConfig, TrainConfig
+from funn.config.build import build, build_module
+from funn.config.cli import mistake
+from funn.config.compose import read_config, read_trials
+from funn.config.schema import EvaluateConfig, TrainConfig
+from funn.method.objectives import attacker_objective
 
 pytestmark = pytest.mark.slow
 

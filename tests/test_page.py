@@ -10,7 +10,7 @@ import pytest
 from conftest import run_command
 from torchvision.io import decode_image
 
-from funn.reference import between, draw
+from funn.report.readme import between, draw
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

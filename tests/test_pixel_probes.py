@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from funn.attacks import LocalSearch, SinglePixel
-from funn.attacks.local_search import local_search
-from funn.attacks.pixel_probes import known_layers, probe_by_images, probe_by_layers
-from funn.attacks.single_pixel import single_pixel
+from funn.attacks.pixel.incremental import known_layers, probe_by_images, probe_by_layers
+from funn.attacks.pixel.local_search import local_search
+from funn.attacks.pixel.single_pixel import single_pixel
 from funn.fast_layers import with_fast_layers
-from funn.networks import Classifier
-from funn.seeding import generator
+from funn.method.networks import Classifier
+from funn.runtime.seeding import generator
 
 
 def convolutional(channels, kernel, stride, padding, side, depth=2):
@@ -28,12 +28,12 @@ def classifier():
     torch.manual_seed(0)
     return Classifier(
         {
-            "_target_": "funn.networks.DenseAutoEncoder",
+            "_target_": "funn.method.networks.DenseAutoEncoder",
             "image_shape": [1, 28, 28],
             "channels": [4, 8],
             "features": 6,
         },
-        {"_target_": "funn.networks.Head", "features": 6, "classes": 10, "hidden": [5]},
+        {"_target_": "funn.method.networks.Head", "features": 6, "classes": 10, "hidden": [5]},
     )
 
 

@@ -5,18 +5,18 @@ from functools import partial
 import pytest
 import torch
 
-from funn.by_hand import eager_game
-from funn.data import TensorBatches
+from benchmarks.plain_loops import eager_game
+from funn.config.schema import TrainerConfig
+from funn.data.dataset import TensorBatches
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers
-from funn.fitting import fit
-from funn.networks import DenseAutoEncoder
-from funn.objectives import constrained
-from funn.players import Players
-from funn.schema import TrainerConfig
-from funn.seeding import generator
-from funn.stage_module import adam
-from funn.stages import Fit
+from funn.method.game import Players
+from funn.method.networks import DenseAutoEncoder
+from funn.method.objectives import constrained
+from funn.runtime.seeding import generator
+from funn.training.fit import fit
+from funn.training.module import adam
+from funn.training.stage import Fit
 
 BETA, GAMMA, SEED = 0.05, 5.0, 7
 CPU = TrainerConfig(accelerator="cpu", devices=1)

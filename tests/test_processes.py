@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import SMALL, run_command
 
-from funn.checkpoint import load
-from funn.data import TensorBatches
-from funn.files import read_json
-from funn.processes import mean_of_all, own_rows, processes
+from funn.artifacts.files import read_json
+from funn.data.dataset import TensorBatches
+from funn.runtime.distributed import mean_of_all, own_rows, processes
+from funn.training.checkpoint import load
 
 # beta lies among the errors of single batches, so that the halves of a batch often lie on either
 # side of it: a hinge on each half's own mean would go elsewhere.
@@ -23,7 +23,7 @@ def test_alone_a_process_has_every_row():
 
 def test_processes_share_each_batch_in_the_order_of_their_ranks(monkeypatch):
     whole = list(TensorBatches(torch.arange(40.0)[:, None], torch.arange(40), 12, 0))
-    monkeypatch.setattr("funn.processes.processes", lambda: 3)
+    monkeypatch.setattr("funn.runtime.distributed.processes", lambda: 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)

@@ -3,8 +3,8 @@
 import plotly.graph_objects as go
 import pytest
 
-from funn import reference
 from funn.errors import UserError
+from funn.report import readme as reference
 
 README = (
     "# A\n<!-- headline --><!-- /headline -->\n<!-- overview -->\nold\n<!-- /overview -->\n"

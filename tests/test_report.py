@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from funn.config import declared_attack, declared_training
-from funn.origins import origins_table
-from funn.paper import ITERATIONS, TABLE_1
-from funn.plots import against_iterations, paths
-from funn.report import others, overview, pictures, table_1
-from funn.report import report as make_report
-from funn.results import collect, differences, representatives
-from funn.schema import ReportConfig
-from funn.threat_models import table_2, threats
-from funn.trained_stages import latest_stages
-from funn.verdict import findings
+from funn.config.compose import declared_attack, declared_training
+from funn.config.schema import ReportConfig
+from funn.report.figures.curves import against_iterations, paths
+from funn.report.findings.claims import findings
+from funn.report.inputs.paper import ITERATIONS, TABLE_1
+from funn.report.inputs.results import collect, differences, representatives
+from funn.report.inputs.stages import latest_stages
+from funn.report.report import others, overview, pictures, table_1
+from funn.report.report import report as make_report
+from funn.report.tables.origins import origins_table
+from funn.report.tables.table2 import table_2, threats
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
 KEYS = (

@@ -10,26 +10,26 @@ from conftest import SMALL, run_command
 from lightning.pytorch import Callback
 from test_config import read
 
-from funn.aims import Features, Reconstruction
-from funn.build import build_module
-from funn.by_hand import eager_contrast
-from funn.checkpoint import load, save
-from funn.classifier import ClassifierStage, HeadTraining
-from funn.contrast import Contrast, Views, most_alike
-from funn.data import TensorBatches
+from benchmarks.plain_loops import eager_contrast
+from funn.config.build import build_module
+from funn.config.schema import TrainConfig, TrainerConfig
+from funn.data.dataset import TensorBatches
+from funn.data.synthetic import SyntheticDigits
+from funn.defenses.funn_pgd.attacker import Ball, climb_pixels, read_balls, search
+from funn.defenses.funn_pgd.info_nce import Contrast, Views, most_alike
+from funn.defenses.funn_pgd.objectives import Features, Reconstruction
+from funn.defenses.funn_pgd.training import LearnedAttacker, RobustTraining, one_cycle
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers
-from funn.features import spread
-from funn.fitting import fit
-from funn.networks import DenseAutoEncoder, Head
-from funn.objectives import DualAscent, constrained
-from funn.robust_features import LearnedAttacker, RobustTraining, one_cycle
-from funn.sample_attacker import Ball, climb_pixels, read_balls, search
-from funn.schema import TrainConfig, TrainerConfig
-from funn.seeding import generator
-from funn.stage_module import adam
-from funn.stages import Fit
-from funn.synthetic import SyntheticDigits
+from funn.method.classifier import ClassifierStage, HeadTraining
+from funn.method.features import spread
+from funn.method.networks import DenseAutoEncoder, Head
+from funn.method.objectives import DualAscent, constrained
+from funn.runtime.seeding import generator
+from funn.training.checkpoint import load, save
+from funn.training.fit import fit
+from funn.training.module import adam
+from funn.training.stage import Fit
 
 CPU = TrainerConfig(accelerator="cpu", devices=1)
 OBJECTIVE = partial(constrained, beta=0.01, gamma=5.0)
@@ -321,13 +321,13 @@ def test_no_label_reaches_the_encoder(tmp_path):
     found = []
     for name in ("SyntheticDigits", "PermutedDigits"):
         (tmp_path / "permuted.py").write_text(
-            "from funn.synthetic import SyntheticDigits\n"
+            "from funn.data.synthetic import SyntheticDigits\n"
             "class PermutedDigits(SyntheticDigits):\n"
             "    def load(self):\n"
             "        train, test = super().load()\n"
             "        return train._replace(labels=train.labels.roll(1)), test\n"
         )
-        module = "funn.synthetic" if name == "SyntheticDigits" else "permuted"
+        module = "funn.data.synthetic" if name == "SyntheticDigits" else "permuted"
         done = run_command(
             "train.py", "defense=funn_pgd", "head=margin", *SMALL, f"output_dir={tmp_path}/{name}",
             f"data._target_={module}.{name}", PYTHONPATH=str(tmp_path),

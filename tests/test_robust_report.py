@@ -8,15 +8,15 @@ import pytest
 import torch
 from test_report import DATA, write
 
-from funn.config import declared_training
-from funn.examination import FEATURES, MASKING
-from funn.files import write_json
-from funn.headline import headline
-from funn.records import write_table
-from funn.report import report as make_report
-from funn.robust_report import features_table, masking_table, robust_curves, robust_table
-from funn.schema import ReportConfig
-from funn.worst_case import NORMS, RADII, ROBUST
+from funn.artifacts.files import write_json
+from funn.config.compose import declared_training
+from funn.config.schema import ReportConfig
+from funn.evaluation.records.table import write_table
+from funn.evaluation.robust_accuracy import NORMS, RADII, ROBUST
+from funn.evaluation.suite import FEATURES, MASKING
+from funn.report.report import report as make_report
+from funn.report.tables.headline import headline
+from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
 
 KEYS = ("seed", "data", "model", "head", "classifier")
 FASHION = DATA | {"name": "FashionMNIST", "sha256": "b"}

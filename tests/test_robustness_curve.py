@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funn.plots import against_eps
-from funn.robustness_curve import (
+from funn.evaluation.records.robustness_curve import (
     area_under_curve,
     as_distances,
     curve,
@@ -20,6 +19,7 @@ from funn.robustness_curve import (
     smallest,
     summary,
 )
+from funn.report.figures.curves import against_eps
 
 INF, NAN = math.inf, math.nan
 # A clean error, three successes and a failure.

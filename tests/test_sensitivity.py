@@ -6,15 +6,15 @@ import os
 import pytest
 from test_report import write
 
-from funn.disagreement import RULE, disagrees
+from funn.config.schema import ReportConfig
 from funn.errors import UserError
-from funn.paper import TABLE_1
-from funn.report import markdown, overview, table_1
-from funn.report import report as make_report
-from funn.results import collect
-from funn.schema import ReportConfig
-from funn.spread import seeds_table
-from funn.sweeps import sweep_pictures, sweep_plots
+from funn.report.figures.sweeps import sweep_pictures, sweep_plots
+from funn.report.findings.disagreement import RULE, disagrees
+from funn.report.inputs.paper import TABLE_1
+from funn.report.inputs.results import collect
+from funn.report.report import markdown, overview, table_1
+from funn.report.report import report as make_report
+from funn.report.tables.seeds import seeds_table
 
 DEEPFOOL = next(row.title for row in TABLE_1 if row.attack == "deepfool_l2")
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, run_command
 from test_worst_case import LINEAR
 
-from funn.records import read_table
+from funn.evaluation.records.table import read_table
 
 ATTACK = (
     "victim=mine:linear", "attack=square_l2", "attack.eps=0.2", "attack.queries=60",

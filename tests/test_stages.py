@@ -3,17 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from funn.classifier import ClassifierStage
+from funn.artifacts.files import read_json, replace_file, sha256, write_json
+from funn.artifacts.folder import StageFolder
 from funn.errors import UserError
-from funn.files import read_json, replace_file, sha256, write_json
-from funn.fingerprint import fingerprint
-from funn.phases import Adversarial, Init
-from funn.stage_folder import StageFolder
-from funn.stages import stage_facts
+from funn.method.classifier import ClassifierStage
+from funn.method.phases import Adversarial, Init
+from funn.training.fingerprint import fingerprint
+from funn.training.stage import stage_facts
 
 CONFIG = {
     "seed": 0,
-    "data": {"_target_": "funn.synthetic.SyntheticDigits", "train_size": 60000},
+    "data": {"_target_": "funn.data.synthetic.SyntheticDigits", "train_size": 60000},
     "beta": 0.01,
     "gamma": 5.0,
     "init": {"epochs": 9},

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from funn.attacks import BIM, Square
-from funn.attacks.pixel_probes import known_layers
-from funn.dense_product import DenseProduct
+from funn.attacks.pixel.incremental import known_layers
 from funn.fast_layers import with_fast_layers
-from funn.thin_convolution import ThinConv2d
+from funn.runtime.convolution import ThinConv2d
+from funn.runtime.linear import DenseProduct
 
 # The images of the attacks' table, for which its budgets are.
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -7,8 +7,8 @@ import torch
 from conftest import run_command
 from torch import nn
 
-from funn.records import read_table
-from funn.worst_case import FOLDER, RADII, ROBUST, at, read_radii, survivors
+from funn.evaluation.records.table import read_table
+from funn.evaluation.robust_accuracy import FOLDER, RADII, ROBUST, at, read_radii, survivors
 
 LINEAR = """
 import torch
@@ -78,7 +78,7 @@ def test_every_image_has_its_worst(evaluated):
 
 def test_the_robust_accuracy_of_a_linear_classifier_is_known(evaluated):
     """The share of images farther than eps from the nearest boundary; clipping only adds to it."""
-    from funn.synthetic import SyntheticDigits
+    from funn.data.synthetic import SyntheticDigits
 
     test = SyntheticDigits(evaluated, 100, 60).test
     namespace = {}

@@ -15,19 +15,19 @@ from conftest import run_command
 from test_attacks_table import ROWS, Row, every_attack
 from torch import Tensor, nn
 
-from funn.attacking import predict
+from funn.artifacts.files import read_json
 from funn.attacks import FGSM, PGD, BatchedAttack, LocalSearch, SinglePixel, Square
-from funn.data import Images
+from funn.data.dataset import Images
+from funn.data.synthetic import SyntheticDigits
+from funn.evaluation.records.metrics import percent
+from funn.evaluation.trials.run_attack import predict
 from funn.fast_layers import with_fast_layers
-from funn.files import read_json
-from funn.metrics import percent
-from funn.synthetic import SyntheticDigits
 
 # What users bring, each fitted to the digits in a moment, but for what is said of it.
 SEEN = """
 import torch
 from torch import nn
-from funn.synthetic import SyntheticDigits
+from funn.data.synthetic import SyntheticDigits
 
 torch.manual_seed(0)
 TRAIN = SyntheticDigits(None, 300, 10).train
@@ -179,8 +179,8 @@ def make():
     return model
 """
 OTHERS = """
-from funn.data import Images
-from funn.synthetic import SyntheticDigits
+from funn.data.dataset import Images
+from funn.data.synthetic import SyntheticDigits
 class Upside(SyntheticDigits):
     def load(self):
         return tuple(Images(images.flip(2), labels) for images, labels in super().load())
@@ -566,7 +566,7 @@ def reported(place: Path, again: dict[tuple[str, int], Told]) -> dict[str, dict[
 def later(place: Path, reported: dict[str, dict[str, str]]) -> dict[tuple[str, str], Told]:
     """And after what the classifiers look up has changed: by classifier, on two data sets."""
     turned(place, 1)
-    sets = ("funn.synthetic.SyntheticDigits", "others.Upside")
+    sets = ("funn.data.synthetic.SyntheticDigits", "others.Upside")
     users = ("coded:make", "filed:make")
     target = f"data._target_={','.join(sets)}"
     told = jobs(place, users, ATTACK, f"images={COUNT}", target)
@@ -622,7 +622,7 @@ def test_fewer_images_leave_what_was_found_of_more(
 
 @pytest.mark.parametrize("kind", ["masking", "features"])
 def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, kind: str) -> None:
-    from funn.studies import study
+    from funn.evaluation.studies import study
 
     victim = SimpleNamespace(digest="a", facts={"run": "a"})
     test = Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
@@ -638,7 +638,16 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, kind: str) -> None:
         return {name: once(name, partial(find, name)) for name in ("first", "second")}
 
     def begin() -> Any:
-        return study(kind, tmp_path, victim, test, {"steps": 3}, ["funn.masking"], work, True)
+        return study(
+            kind,
+            tmp_path,
+            victim,
+            test,
+            {"steps": 3},
+            ["funn.evaluation.gradient_masking.checks"],
+            work,
+            True,
+        )
 
     with pytest.raises(KeyboardInterrupt):
         begin()

@@ -5,10 +5,10 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from funn.dense_product import DenseProduct
-from funn.plain_layers import copied, is_plain
-from funn.seeding import generator, seeded
-from funn.thin_convolution import thin
+from funn.runtime.convolution import thin
+from funn.runtime.linear import DenseProduct
+from funn.runtime.plain_layers import copied, is_plain
+from funn.runtime.seeding import generator, seeded
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from funn.checkpoint import Saved, load
+from funn.artifacts.files import read_json
+from funn.artifacts.folder import CHECKPOINT, RESULT, StageFolder
 from funn.errors import UserError
-from funn.files import read_json
-from funn.networks import AutoEncoder, Classifier
-from funn.stage_folder import CHECKPOINT, RESULT, StageFolder
+from funn.method.networks import AutoEncoder, Classifier
+from funn.training.checkpoint import Saved, load
 
 # Which stage of a run folder speaks for it, best first.
 _ORDER = ("classifier", "adversarial", "init")

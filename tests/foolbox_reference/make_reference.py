@@ -38,7 +38,7 @@ def train():
     import torch
     from torch import nn
 
-    from funn.synthetic import SyntheticDigits
+    from funn.data.synthetic import SyntheticDigits
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,22 +1,22 @@
 """Attacks behind the torchattacks interface, each in a file of its own."""
 
-from funn.attacks.apgd import APGD
-from funn.attacks.base import BatchedAttack
-from funn.attacks.bim import BIM
-from funn.attacks.ddn import DDN
-from funn.attacks.deepfool import DeepFool
-from funn.attacks.detector_aware import DetectorAware
-from funn.attacks.fab import FAB
-from funn.attacks.feature_pgd import FeaturePGD
-from funn.attacks.fgsm import FGSM
-from funn.attacks.fmn import FMN
-from funn.attacks.gradient import Gradient
-from funn.attacks.local_search import LocalSearch
-from funn.attacks.pgd import PGD
-from funn.attacks.result import AttackResult
-from funn.attacks.sigma_zero import SigmaZero
-from funn.attacks.single_pixel import SinglePixel
-from funn.attacks.square import Square
+from funn.attacks.autoattack.apgd import APGD
+from funn.attacks.autoattack.fab import FAB
+from funn.attacks.autoattack.square import Square
+from funn.attacks.core.interface import BatchedAttack
+from funn.attacks.core.result import AttackResult
+from funn.attacks.fixed_budget.bim import BIM
+from funn.attacks.fixed_budget.detector_aware import DetectorAware
+from funn.attacks.fixed_budget.feature_pgd import FeaturePGD
+from funn.attacks.fixed_budget.fgsm import FGSM
+from funn.attacks.fixed_budget.gradient import Gradient
+from funn.attacks.fixed_budget.pgd import PGD
+from funn.attacks.minimum_norm.ddn import DDN
+from funn.attacks.minimum_norm.deepfool import DeepFool
+from funn.attacks.minimum_norm.fmn import FMN
+from funn.attacks.minimum_norm.sigma_zero import SigmaZero
+from funn.attacks.pixel.local_search import LocalSearch
+from funn.attacks.pixel.single_pixel import SinglePixel
 
 __all__ = [
     "APGD",

@@ -1,0 +1,1 @@
+"""Ours against other code, in one run each."""

@@ -1,0 +1,1 @@
+"""All that is written under outputs/, and W&B, which mirrors it."""

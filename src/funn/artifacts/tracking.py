@@ -1,0 +1,220 @@
+"""Weights & Biases: a mirror of what lies in the folders, never the only copy.
+
+The only module that imports wandb and wandb_workspaces, and only when it is asked for.
+"""
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from funn.artifacts.files import read_json
+from funn.config.schema import Launch, LoggerConfig
+from funn.errors import UserError
+
+if TYPE_CHECKING:
+    import wandb
+    import wandb_workspaces.workspaces as ws
+
+log = logging.getLogger(__name__)
+
+# What metrics are drawn over, by the first part of their names; each is logged next to them.
+AXES = {"batch": "trainer/global_step", "epoch": "epoch", "curve": "curve/iterations"}
+# The keys of the pictures of the game, and of the table of attacks.
+IMAGES = "clean, attacked, restored, clean restored"
+EVALUATED = "attacks"
+_PATIENCE = 30.0  # seconds for a run to open ...
+_LAST_PATIENCE = 60.0  # ... and for what is left to be sent when it ends
+_ORIGIN = ("run", "defense", "source", "attack", "protocol")
+_FIGURES = (
+    "success_rate", "success_rate_verified", "noise_level", "noise_level_verified", "median_l2",
+    "rounding_share", "images", "attacked", "clean_accuracy", "seconds",
+)  # fmt: skip
+
+
+@contextmanager
+def wandb_run(
+    settings: LoggerConfig,
+    launch: Launch,
+    *,
+    name: str,
+    job_type: str,
+    config: Mapping[str, Any],
+    folder: Path,
+) -> Iterator["wandb.Run | None"]:
+    """Open one W&B run, and finish it with the state that the work inside ends with.
+
+    Args:
+        settings: the logger group; with `wandb` false there is no run.
+        launch: its group joins the runs of a sweep or of a pipeline.
+        name: the run's name.
+        job_type: the stage, or "evaluation".
+        config: the resolved configuration.
+        folder: where the `wandb` folder lies.
+
+    Yields:
+        The run, or None.
+    """
+    if not settings.wandb:
+        yield None
+        return
+    run = _open(settings, launch, name, job_type, config, folder)
+    exit_code = 1
+    try:
+        yield run
+        exit_code = 0
+    finally:
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            log.warning(
+                "W&B has not taken all of %s within %.0f s: `wandb sync %s` sends it later",
+                name, _LAST_PATIENCE, Path(run.dir).parent,
+            )  # fmt: skip
+
+
+def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
+    """Log the figures of each attack as a table and as a summary, its picture and its curve."""
+    import wandb
+
+    results = [read_json(folder / "result.json") or {} for folder in folders]
+    table = wandb.Table(columns=[*_ORIGIN, *_FIGURES])
+    for result in results:
+        table.add_data(*(result[name] for name in (*_ORIGIN, *_FIGURES)))
+        for name in _FIGURES:
+            run.summary[f"{result['attack']}/{result['protocol']}/{name}"] = result[name]
+    pictures = {
+        f"{result['attack']}/{result['protocol']}": wandb.Image(str(folder / "examples.png"))
+        for folder, result in zip(folders, results, strict=True)
+        if (folder / "examples.png").exists()
+    }
+    run.log({EVALUATED: table, **pictures})
+    for result in results:
+        if "curve" in result:
+            _log_curve(run, result)
+
+
+def save_workspace(specification: Mapping[str, Any], project: str, entity: str | None) -> str:
+    """Save a workspace as a new view of a project.
+
+    Args:
+        specification: see `funn.artifacts.dashboard.specification`.
+        project: the W&B project that the runs are logged to.
+        entity: who owns it; None for the account's default.
+
+    Returns:
+        The address of the view.
+
+    Raises:
+        UserError: if nobody is logged in, or W&B refuses.
+    """
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        owner = entity or wandb.Api().default_entity
+        if owner is None:
+            raise UserError("your W&B account has no default entity: give --entity")
+        return str(build_workspace(specification, project, owner).save().url)
+    except (wandb.Error, WandbApiFailedError) as error:
+        raise UserError(
+            f"W&B did not save the dashboard: {error} (--dry-run prints it without an account)"
+        ) from error
+
+
+def build_workspace(specification: Mapping[str, Any], project: str, entity: str) -> "ws.Workspace":
+    """Turn a specification (`dashboard`) into the classes of W&B; needs no account."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.reports.v2.interface import Config
+
+    def panel(type: str, **arguments: Any) -> Any:
+        for name, value in arguments.items():
+            if isinstance(value, Mapping):
+                arguments[name] = Config(value["config"])
+        return getattr(wr, type)(**arguments)
+
+    sections = [
+        ws.Section(
+            name=section["name"], panels=[panel(**item) for item in section["panels"]], is_open=True
+        )
+        for section in specification["sections"]
+    ]
+    return ws.Workspace(
+        entity=entity, project=project, name=specification["name"], sections=sections
+    )
+
+
+def _log_curve(run: "wandb.Run", result: Mapping[str, Any]) -> None:
+    """Log the share of images fooled after so many iterations, at each number where it rises.
+
+    The last point is that of all iterations, so that curves of different runs end together.
+    """
+    curve, name = result["curve"], f"curve/{result['attack']}/{result['protocol']}"
+    points = list(zip(curve["steps"], curve["tracked"], curve["verified"], strict=True))
+    last = points[-1][1:] if points else (0.0, 0.0)
+    for steps, tracked, verified in dict.fromkeys([*points, (result["settings"]["steps"], *last)]):
+        run.log({AXES["curve"]: steps, f"{name}/tracked": tracked, f"{name}/verified": verified})
+
+
+def _open(
+    settings: LoggerConfig,
+    launch: Launch,
+    name: str,
+    job_type: str,
+    config: Mapping[str, Any],
+    folder: Path,
+) -> "wandb.Run":
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments: dict[str, Any] = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "dir": str(folder),
+        "id": uuid.uuid4().hex[:8],
+        "name": name,
+        "group": launch.group,
+        "job_type": job_type,
+        "config": dict(config),
+        # A server that never answers would hold up the opening for a minute and a half, and one
+        # that falls silent later the end for hours.
+        "settings": wandb.Settings(
+            console="off",
+            x_disable_stats=True,
+            silent=True,
+            init_timeout=_PATIENCE,
+            finish_timeout=_LAST_PATIENCE,
+            finish_timeout_raises=True,
+        ),
+    }
+    mode = _mode(settings.mode)
+    try:
+        run = wandb.init(mode=mode, **arguments)
+    except wandb.Error as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("W&B is out of reach (%s): this run is logged offline", reason)
+        # Under another name, for W&B's own process still holds the run that it could not open.
+        run = wandb.init(mode="offline", **arguments | {"id": uuid.uuid4().hex[:8]})
+    for prefix, axis in AXES.items():
+        run.define_metric(f"{prefix}/*", step_metric=axis)
+    return run
+
+
+def _mode(wanted: str) -> Any:
+    """Online when the user is logged in, offline otherwise; never a prompt."""
+    import wandb
+
+    if wanted != "auto":
+        return wanted
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"]
+    try:
+        logged_in = wandb.login(prompt=False, verify=False)
+    except (wandb.Error, ValueError) as error:
+        log.warning("W&B credentials are of no use (%s): logging offline", error)
+        return "offline"
+    return "online" if logged_in else "offline"

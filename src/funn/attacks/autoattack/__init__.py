@@ -1,0 +1,1 @@
+"""The parts of AutoAttack (Croce & Hein 2020)."""

@@ -1,0 +1,1 @@
+"""What attacks share: the interface, what is known of each image, losses, randomness."""

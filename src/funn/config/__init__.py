@@ -1,0 +1,1 @@
+"""From Hydra's configuration to checked values and objects."""

@@ -1,0 +1,1 @@
+"""What FUNN is compared with."""

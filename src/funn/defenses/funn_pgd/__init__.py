@@ -1,0 +1,1 @@
+"""FUNN's second phase against an attacker that searches for each image."""

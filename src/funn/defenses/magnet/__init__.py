@@ -1,0 +1,1 @@
+"""MagNet (Meng & Chen 2017)."""

@@ -1,0 +1,221 @@
+"""MagNet (Meng and Chen 2017): two detectors and a reformer in front of a classifier.
+
+Sizes and training as in the authors' code (Trevillie/MagNet): all convolutions 3x3 with 3 filters
+and sigmoid, trained to restore images from Gaussian noise of 0.1 that is drawn once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funn.config.build import build_module
+from funn.config.schema import TrainConfig, require
+from funn.data.dataset import ImageData, Images, TensorBatches, to_unit
+from funn.defenses.denoising import add_noise
+from funn.method.objectives import mse
+from funn.runtime.seeding import generator, seeded
+from funn.training.checkpoint import load
+from funn.training.module import Spec, StageModule, adam
+from funn.training.stage import Fit, Stage
+
+_BATCH = 1000
+
+
+class MagNet(nn.Module):
+    """A classifier behind a reformer, with two detectors beside it.
+
+    Detector I is the reformer's own auto-encoder, by the squared error; detector II is a shallower
+    one, by the absolute error.
+
+    Args:
+        classifier: spec of the classifier that is defended.
+        channels: of the images.
+        filters: of each convolution.
+
+    Attributes:
+        classifier: the bare classifier: what an attacker who does not know of MagNet attacks.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, classifier: Mapping[str, Any], channels: int, filters: int) -> None:
+        super().__init__()
+        self.classifier = build_module(classifier)
+        self.reformer = nn.Sequential(
+            *_convolution(channels, filters),
+            nn.AvgPool2d(2),
+            *_convolution(filters, filters),
+            *_convolution(filters, filters),
+            nn.Upsample(scale_factor=2),
+            *_convolution(filters, filters),
+            *_convolution(filters, channels),
+        )
+        self.shallow = nn.Sequential(
+            *_convolution(channels, filters),
+            *_convolution(filters, filters),
+            *_convolution(filters, channels),
+        )
+        self.register_buffer("thresholds", torch.full((2,), torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of reformed images, from images (N, C, H, W) in [0, 1]."""
+        logits: Tensor = self.classifier(self.reformer(x))
+        return logits
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What the detectors measure of images (N, C, H, W): (N, 2), larger is more suspect."""
+        squared = (x - self.reformer(x)).square().flatten(1).mean(1)
+        absolute = (x - self.shallow(x)).abs().flatten(1).mean(1)
+        return torch.stack((squared, absolute), dim=1)
+
+    @torch.no_grad()
+    def rejects(self, x: Tensor) -> Tensor:
+        """Whether a detector rejects each image (N, C, H, W): bool (N,)."""
+        return (self.scores(x) >= self.thresholds).any(1)
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Sigmoid()]
+
+
+class Guard(Stage):
+    """Trains the auto-encoders of a MagNet around the classifier of the stage before.
+
+    Args:
+        filters: of each convolution.
+        epochs: of training.
+        batch_size: of training.
+        lr: Adam's learning rate.
+        noise: standard deviation of the noise on the training images.
+        held_out: training images, the last ones, that set the thresholds and nothing else.
+        drop_rate: share of them that each detector may reject.
+
+    Raises:
+        ValueError: for a value that is out of range.
+    """
+
+    keys = ()
+
+    def __init__(
+        self,
+        filters: int,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        noise: float,
+        held_out: int,
+        drop_rate: float,
+    ) -> None:
+        if min(filters, epochs, batch_size, held_out) < 1 or not lr > 0 or not noise >= 0:
+            raise ValueError("sizes and lr must be above 0, noise 0 or more")
+        if not 0 < drop_rate < 1:
+            raise ValueError(f"drop_rate={drop_rate} must be between 0 and 1")
+        self.filters = filters
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.noise = noise
+        self.held_out = held_out
+        self.drop_rate = drop_rate
+
+    def prepare(
+        self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
+    ) -> Fit:
+        """Fresh auto-encoders; noisy images, made once."""
+        del folder
+        assert parent is not None
+        bare = load(parent)["classifier"]
+        spec = {
+            "_target_": "funn.defenses.magnet.defense.MagNet",
+            "classifier": dict(bare.spec),
+            "channels": data.image_shape[0],
+            "filters": self.filters,
+        }
+        with seeded(config.seed, "magnet"):
+            magnet = build_module(spec)
+        assert isinstance(magnet, MagNet)
+        magnet.classifier.load_state_dict(bare.module.state_dict())
+        train, held_out = split(data.train, self.held_out)
+        noisy = add_noise(to_unit(train.images), self.noise, generator(config.seed, "magnet"))
+        module = GuardTraining(
+            (spec, magnet),
+            held_out=held_out.floats(),
+            drop_rate=self.drop_rate,
+            lr=self.lr,
+            log_every=config.log_every,
+        )
+        pairs = torch.stack((noisy, to_unit(train.images)), dim=1)
+        return Fit(
+            module=module,
+            batches=TensorBatches(pairs, train.labels, self.batch_size, config.seed),
+            epochs=self.epochs,
+        )
+
+
+class GuardTraining(StageModule):
+    """Train both auto-encoders to restore; then set the thresholds.
+
+    Args:
+        magnet: with its spec; its classifier stays as it is.
+        held_out: images (M, C, H, W) in [0, 1] that set the thresholds.
+        drop_rate: share of them that each detector may reject.
+        lr: Adam's learning rate.
+        log_every: batches between two logged points.
+    """
+
+    def __init__(
+        self,
+        magnet: tuple[Spec, MagNet],
+        *,
+        held_out: Tensor,
+        drop_rate: float,
+        lr: float,
+        log_every: int,
+    ) -> None:
+        super().__init__({"classifier": magnet}, log_every)
+        self.magnet = magnet[1]
+        self.magnet.classifier.requires_grad_(False)
+        self.held_out = held_out
+        self.drop_rate = drop_rate
+        self.lr = lr
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over both auto-encoders."""
+        free = [p for p in self.magnet.parameters() if p.requires_grad]
+        return adam(free, self.lr)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The two errors on pairs (N, 2, C, H, W) of a noisy image and its clean one."""
+        pairs, _ = batch
+        noisy, clean = pairs.unbind(1)
+        terms = {
+            "reformer_loss": mse(self.magnet.reformer(noisy), clean),
+            "shallow_loss": mse(self.magnet.shallow(noisy), clean),
+        }
+        self.record(terms, batch_idx)
+        return sum(terms.values(), torch.zeros(()))
+
+    @torch.no_grad()
+    def epoch_extras(self) -> dict[str, float]:
+        """Set the thresholds, of which the last epoch's stay; the share that both reject."""
+        scores = torch.cat([self.magnet.scores(part) for part in self.held_out.split(_BATCH)])
+        # The authors' rule: with n = rate * M the n-th largest score, and what reaches it is out.
+        rank = max(int(len(scores) * self.drop_rate), 1)
+        self.magnet.thresholds.copy_(scores.topk(rank, dim=0).values[-1])
+        rejected = (scores >= self.magnet.thresholds).any(1).float().mean()
+        return {"held_out_rejected": float(rejected)}
+
+
+def split(images: Images, held_out: int) -> tuple[Images, Images]:
+    """Cut the last `held_out` images off.
+
+    Raises:
+        UserError: if none would be left.
+    """
+    kept = len(images.labels) - held_out
+    require(kept > 0, f"held_out={held_out} leaves none of {len(images.labels)} training images")
+    first = Images(images.images[:kept], images.labels[:kept])
+    return first, Images(images.images[kept:], images.labels[kept:])

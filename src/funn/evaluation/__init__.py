@@ -1,0 +1,1 @@
+"""Attack a classifier, and tell the truth about it."""

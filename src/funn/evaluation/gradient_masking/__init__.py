@@ -1,0 +1,1 @@
+"""Whether a defence is robust, or only hides its gradients."""

@@ -1,0 +1,1 @@
+"""A row for each image, and the figures that follow from the rows."""

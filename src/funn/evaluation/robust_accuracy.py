@@ -1,0 +1,199 @@
+"""Robust accuracy against eps: of each image the worst that any attack found (suite=strong).
+
+An adversarial image counts in every norm by its own distance, whichever norm its attack minimised
+or kept to. The budgets ascend, and each attack meets only the images that have withstood all before
+it, at this budget and below: what costs most is run on what is left. An attack whose `eps` is null
+looks for the nearest adversarial image, which answers for all budgets: it is run at the smallest.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from funn.artifacts.folder import RESULT, StageFolder
+from funn.attacks import FeaturePGD
+from funn.attacks.fixed_budget.feature_pgd import has_encoder
+from funn.config.build import locate
+from funn.config.schema import EvaluateConfig, Node, Trial
+from funn.data.dataset import Images
+from funn.evaluation.records.metrics import wilson
+from funn.evaluation.records.table import read_table, write_table
+from funn.evaluation.studies import Once, study
+from funn.evaluation.trials.trial import RECORDS, locate_trial, run_trial
+from funn.evaluation.victims import Victim
+
+FOLDER = "worst"
+ROBUST = "robust_accuracy"
+RADII = "radii.parquet"
+NORMS = ("l0", "l2", "linf")
+_SCHEMA = pa.schema([(norm, pa.float32()) for norm in NORMS])
+# An image on the border of a ball may lie outside by rounding.
+_ROUNDING = 1e-6
+Radii = dict[str, Tensor]
+
+
+class _Cascade:
+    """What attacks have left so far.
+
+    Args:
+        config: of the evaluation.
+        victim: the classifier.
+        test: the images.
+        predictions: the classifier's, of these at least (M,).
+        root: the victim's folder of evaluations.
+
+    Attributes:
+        radii: by norm, the distance (N,) of each image's nearest adversarial image so far.
+        records: fingerprints of all records that they come from.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, victim: Victim, test: Images, predictions: Tensor, root: Path
+    ) -> None:
+        self.config, self.victim, self.test, self.root = config, victim, test, root
+        self.predictions = predictions
+        everyone = len(test.labels)
+        self.radii: Radii = {norm: torch.full((everyone,), torch.inf) for norm in NORMS}
+        self.records: list[str] = []
+
+    def add(self, folder: StageFolder, images: Tensor) -> None:
+        """Lower the radii by the records of some images (M,)."""
+        found(self.radii, read_table(folder.path / RECORDS), images)
+        self.records.append(folder.fingerprint)
+
+    def attack(self, trial: Trial, seen: Victim, left: Tensor) -> None:
+        """Attack some images (M,) of the victim, as an attacker sees it."""
+        subset = Images(self.test.images[left], self.test.labels[left])
+        folder = locate_trial(self.root / FOLDER, trial, seen, subset)
+        clean, every = self.predictions[left], self.victim.facts["data"]["test_images"]
+        run_trial(trial, folder, self.config, seen, subset, clean, every)
+        self.add(folder, left)
+
+    def within(
+        self, norm: str, eps: float, first: bool, tried: Iterable[tuple[str, Node, Victim]]
+    ) -> dict[str, int]:
+        """Attack what is left within eps; say how many images each attack has broken."""
+        by_attack = {}
+        for name, spec, seen in tried:
+            left = survivors(self.radii[norm], eps)
+            if not len(left):
+                break
+            if spec["eps"] is not None:
+                trial = Trial(f"{name}-{eps:g}", "both", None, {**spec, "eps": eps})
+            elif first:
+                trial = Trial(f"{name}-{norm}", "both", None, {**spec})
+            else:
+                continue
+            self.attack(trial, seen, left)
+            by_attack[name] = len(left) - len(survivors(self.radii[norm], eps))
+        return by_attack
+
+
+def worst_case(
+    config: EvaluateConfig,
+    victim: Victim,
+    test: Images,
+    predictions: Tensor,
+    transfer: Victim | None,
+    root: Path,
+    done: Iterable[StageFolder],
+) -> Path:
+    """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
+
+    Args:
+        config: of the evaluation; `suite.cascade` has, by norm, `radii`, `attacks` and those
+            that are `transferred` from `suite.transfer`.
+        victim: the classifier.
+        test: the images.
+        predictions: the classifier's, of these at least (M,).
+        transfer: the victim as who attacks another classifier sees it.
+        root: the victim's folder of evaluations.
+        done: the suite's other attacks on the same images.
+
+    Returns:
+        The file of the summary: robust accuracy, by norm and eps, with who broke how many.
+    """
+    assert config.suite is not None
+    cascade = _Cascade(config, victim, test, predictions, root)
+    for folder in done:
+        cascade.add(folder, torch.arange(len(test.labels)))
+    broken: dict[str, dict[float, dict[str, int]]] = {}
+    for norm, part in config.suite["cascade"].items():
+        tried = list(attackers(part, victim, transfer))
+        radii = sorted(part["radii"])
+        broken[norm] = {eps: cascade.within(norm, eps, eps == radii[0], tried) for eps in radii}
+
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del once
+        # Only now: an attack within a larger radius, or in another norm, may have found a nearer
+        # image.
+        radii = cascade.radii
+        table = pa.table({norm: radii[norm].numpy() for norm in NORMS})
+        write_table(folder.path / RADII, table)
+        return {
+            norm: {f"{eps:g}": at(radii[norm], eps) | {"broken": by} for eps, by in part.items()}
+            for norm, part in broken.items()
+        } | {"clean_accuracy": at(radii["l2"], 0.0)["robust_accuracy"]}
+
+    # The records' fingerprints hold all the rest: classifier, attacks, images and code.
+    budgets = {norm: list(part) for norm, part in broken.items()}
+    settings = {"radii": budgets, "records": cascade.records}
+    modules = ["funn.evaluation.robust_accuracy"]
+    return study(ROBUST, root, victim, test, settings, modules, work, config.reuse).path / RESULT
+
+
+def attackers(
+    part: Mapping[str, Any], victim: Victim, transfer: Victim | None
+) -> Iterator[tuple[str, Node, Victim]]:
+    """The name and settings of each attack within a radius, and the victim as it sees it.
+
+    Those that attack another classifier come first, if there is one; an attack on features is left
+    out where there is no encoder.
+    """
+    if transfer is not None:
+        for name, spec in part["transferred"].items():
+            yield f"transferred_{name}", spec, transfer
+    for name, spec in part["attacks"].items():
+        if locate(spec) is not FeaturePGD or has_encoder(victim.model):
+            yield name, spec, victim
+
+
+def read_radii(path: Path) -> Radii:
+    """Read the distance (N,) of each image's nearest adversarial image, by norm."""
+    table = read_table(path, _SCHEMA)
+    return {norm: torch.from_numpy(table[norm].to_numpy().copy()) for norm in NORMS}
+
+
+def found(radii: Radii, table: pa.Table, images: Tensor) -> None:
+    """Lower each image's radius to the distance of a verified adversarial image.
+
+    Args:
+        radii: by norm, (N,), infinite where nothing was found; changed in place. A clean error has
+            a radius of 0.
+        table: records of the attack.
+        images: which of the N its rows are.
+    """
+    success = torch.from_numpy(table["success_verified"].to_numpy(zero_copy_only=False).copy())
+    for norm in NORMS:
+        distance = torch.from_numpy(table[norm].to_numpy().copy()).to(radii[norm])
+        distance = distance.where(success, torch.inf)
+        radii[norm][images] = torch.minimum(radii[norm][images], distance)
+
+
+def survivors(radius: Tensor, eps: float) -> Tensor:
+    """The images of radii (N,) that nothing within eps breaks."""
+    return (radius > eps + _ROUNDING).nonzero()[:, 0]
+
+
+def at(radius: Tensor, eps: float) -> dict[str, Any]:
+    """Robust accuracy of radii (N,) at eps: the share of all images, with its Wilson interval."""
+    left, every = len(survivors(radius, eps)), len(radius)
+    return {
+        "images": every,
+        "robust_accuracy": left / every if every else None,
+        "interval": wilson(left, every),
+    }

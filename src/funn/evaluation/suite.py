@@ -1,0 +1,135 @@
+"""What an evaluation measures of a classifier beyond attacks one by one."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from funn.artifacts.files import read_json
+from funn.artifacts.folder import RESULT, StageFolder
+from funn.config.schema import EvaluateConfig
+from funn.data.dataset import ImageData, Images
+from funn.errors import UserError
+from funn.evaluation.feature_quality import feature_uses
+from funn.evaluation.gradient_masking.examine import masking
+from funn.evaluation.gradient_masking.zero_gradients import FIRST, gradient_zeros
+from funn.evaluation.robust_accuracy import worst_case
+from funn.evaluation.studies import Once, study
+from funn.evaluation.victim_checks import check
+from funn.evaluation.victims import Victim, seen_as
+
+log = logging.getLogger(__name__)
+
+MASKING, FEATURES, GRADIENTS = "masking", "features", "gradients"
+
+
+def transferred_from(config: EvaluateConfig, victim: Victim, data: ImageData) -> Victim | None:
+    """Refuse early what a suite cannot do; return the victim seen as `suite.transfer`, if any.
+
+    Raises:
+        UserError: for a suite with `cascade`, `masking` or `features` under `source=`, a suite of
+            features for a classifier without an encoder, or a `suite.transfer` that is no run.
+    """
+    suite = config.suite or {}
+    if victim.source is not None and {"cascade", "masking", "features"} & suite.keys():
+        raise UserError(
+            "this suite examines the classifier itself: leave out source=, or take suite=table2"
+        )
+    if "features" in suite and not isinstance(getattr(victim.model, "encoder", None), nn.Module):
+        raise UserError(f"{victim.title} has no encoder: suite=features needs one")
+    transfer = suite.get("transfer")
+    if transfer is None:
+        return None
+    other = seen_as(victim, transfer, data, config.changed_code)
+    check(other.seen, data)
+    return other
+
+
+def run_extras(
+    config: EvaluateConfig,
+    suite: Mapping[str, Any],
+    victim: Victim,
+    data: ImageData,
+    test: Images,
+    predictions: Tensor,
+    transfer: Victim | None,
+    root: Path,
+    done: Sequence[StageFolder],
+) -> None:
+    """Do what `suite.cascade`, `suite.masking` and `suite.features` ask for.
+
+    Args:
+        config: of the evaluation.
+        suite: its suite.
+        victim: the classifier.
+        data: its data set, whose training images some uses of the features need.
+        test: the images.
+        predictions: the classifier's, of these at least (M,).
+        transfer: the victim as who attacks another classifier sees it.
+        root: the victim's folder of evaluations.
+        done: the suite's attacks, on the same images.
+    """
+    if "cascade" in suite:
+        log.info("%s", worst_case(config, victim, test, predictions, transfer, root, done))
+    if "masking" in suite:
+        log.info("%s", _examine_masking(config, suite, victim, test, transfer, root) / RESULT)
+    if "features" in suite:
+        log.info("%s", _examine_features(config, suite, victim, data, test, root) / RESULT)
+
+
+def _examine_masking(
+    config: EvaluateConfig,
+    suite: Mapping[str, Any],
+    victim: Victim,
+    test: Images,
+    transfer: Victim | None,
+    root: Path,
+) -> Path:
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del folder
+        other = None if transfer is None else transfer.seen.model
+        controls = suite["masking"]["controls"]
+        return masking(victim.fast, test, config.batch_size, controls, other, once)
+
+    settings = {**suite["masking"], "transfer": None if transfer is None else transfer.digest}
+    modules = ["funn.evaluation.gradient_masking.examine"]
+    return study(MASKING, root, victim, test, settings, modules, work, config.reuse).path
+
+
+def _examine_features(
+    config: EvaluateConfig,
+    suite: Mapping[str, Any],
+    victim: Victim,
+    data: ImageData,
+    test: Images,
+    root: Path,
+) -> Path:
+    def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
+        del folder
+        encoder = victim.fast.encoder
+        assert isinstance(encoder, nn.Module)
+        return feature_uses(encoder, data.train, test, once, **suite["features"])
+
+    settings = {**suite["features"], "gallery": data.train.checksum()}
+    modules = ["funn.evaluation.feature_quality"]
+    return study(FEATURES, root, victim, test, settings, modules, work, config.reuse).path
+
+
+def describe_victim(victim: Victim, data: ImageData, config: EvaluateConfig, root: Path) -> None:
+    """Measure what every evaluation shows of a classifier; tell of gradients that are zero."""
+    few = Images(data.test.images[:FIRST], data.test.labels[:FIRST])
+    folder = study(
+        GRADIENTS, root, victim, few, {}, ["funn.evaluation.gradient_masking.zero_gradients"],
+        lambda folder, once: gradient_zeros(victim.fast, few, config.batch_size), config.reuse,
+    )  # fmt: skip
+    found = read_json(folder.path / RESULT) or {}
+    for loss in ("cross_entropy", "margin"):
+        zero = round(found[loss]["all_zero"] * found["images"])
+        if zero:
+            log.warning(
+                "%d of %d images have a gradient of the %s that is exactly zero: attacks that "
+                "climb it are blind there, which is no robustness (suite=masking looks closer)",
+                zero, found["images"], loss.replace("_", "-"),
+            )  # fmt: skip

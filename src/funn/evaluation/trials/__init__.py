@@ -1,0 +1,1 @@
+"""One attack on one classifier, shared among processes, in records on disk."""

@@ -1,0 +1,1 @@
+"""Tables, plots and the page, from what lies under outputs/."""

@@ -1,0 +1,1 @@
+"""What the figures say, beside what the paper says."""

@@ -1,0 +1,1 @@
+"""The paper's figures, and ours as they lie on disk."""

@@ -1,0 +1,1 @@
+"""What concerns this process: seeds, threads, memory, other processes, fast layers."""
