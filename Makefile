@@ -122,10 +122,11 @@ test: env ## the fast tests, in two processes
 test-slow: env ## kills, several processes, long runs
 	$(BIN)/pytest -m slow
 
-lint: env ## style and types
+lint: env ## style, types, and what each wing may import
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
 
 bench: env ## speed of training and of the attacks against other code, in one run
 	-$(BIN)/uv pip install --quiet --python $(RUN) --no-deps --target outputs/bench/foolbox2 foolbox==2.4.0

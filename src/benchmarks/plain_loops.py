@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.data.dataset import TensorBatches, to_unit
+from funn.data.batches import TensorBatches
+from funn.data.images import to_unit
 from funn.defenses.funn_pgd.info_nce import Views, most_alike
 from funn.defenses.funn_pgd.training import one_cycle
 from funn.method.game import PlayerPhase

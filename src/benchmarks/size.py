@@ -24,7 +24,8 @@ from funn import attacks
 from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
 from funn.config.compose import ROOT
-from funn.data.dataset import Images, TensorBatches, to_unit
+from funn.data.batches import TensorBatches
+from funn.data.images import Images, to_unit
 from funn.evaluation.records.table import referee
 from funn.evaluation.trials.run_attack import predict
 from funn.evaluation.trials.shards import attack_parts, merge

@@ -30,7 +30,7 @@ from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
 from funn.config.compose import ROOT
 from funn.config.schema import TrainerConfig
-from funn.data.dataset import TensorBatches
+from funn.data.batches import TensorBatches
 from funn.defenses.funn_pgd.attacker import Ball
 from funn.defenses.funn_pgd.info_nce import Contrast, Views
 from funn.defenses.funn_pgd.training import RobustTraining

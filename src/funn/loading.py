@@ -8,7 +8,6 @@ from torch import nn
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import CHECKPOINT, RESULT, StageFolder
 from funn.errors import UserError
-from funn.method.networks import AutoEncoder, Classifier
 from funn.training.checkpoint import Saved, load
 
 # Which stage of a run folder speaks for it, best first.
@@ -62,13 +61,19 @@ def load_encoder(path: str | Path, changed_code: bool = False) -> nn.Module:
         A module from images (N, C, H, W) in [0, 1] to features (N, F).
 
     Raises:
-        UserError: if there is no finished stage, its checkpoint is damaged, or its code has changed
-            since.
+        UserError: if there is no finished stage or no encoder in it, its checkpoint is damaged, or
+            its code has changed since.
     """
     networks = _networks(Path(path), _ORDER, changed_code)
-    owner = networks["classifier" if "classifier" in networks else "defender"].module
-    assert isinstance(owner, Classifier | AutoEncoder)
-    return owner.encoder
+    for name in ("classifier", "defender"):
+        encoder = getattr(networks[name].module, "encoder", None) if name in networks else None
+        if isinstance(encoder, nn.Module):
+            return encoder
+    there = " and ".join(sorted(networks))
+    raise UserError(
+        f"{path} has no encoder, but {there}: give a run whose classifier stands on features, or "
+        "take its classifier by load_classifier"
+    )
 
 
 def find_run(path: str | Path, stages: tuple[str, ...] = ("classifier",)) -> Run:

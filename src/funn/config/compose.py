@@ -23,10 +23,9 @@ from funn.config.schema import (
     ReportConfig,
     TrainConfig,
     Trial,
-    require,
     unknown_key,
 )
-from funn.errors import UserError
+from funn.errors import UserError, require
 
 ROOT = Path(__file__).resolve().parents[3]
 

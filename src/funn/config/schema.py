@@ -5,7 +5,6 @@ the type.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from funn.errors import UserError
+from funn.errors import above, at_least, require
 
 Node = dict[str, Any]
 PROTOCOLS = ("foolbox1", "strict")
@@ -242,12 +241,6 @@ class Launch:
         return self.choices.get(group)
 
 
-def require(holds: bool, message: str) -> None:
-    """Raise a UserError with the message unless `holds`."""
-    if not holds:
-        raise UserError(message)
-
-
 def unknown_key(name: Any, known: Iterable[Any], path: str) -> str:
     """What to tell a user who typed a key that is not known.
 
@@ -266,13 +259,3 @@ def unknown_key(name: Any, known: Iterable[Any], path: str) -> str:
     else:  # too many for a line
         hint = "--cfg job lists the keys"
     return f"unknown key {before}{name}: {hint}"
-
-
-def above(name: str, value: float, bound: float) -> None:
-    """Require a finite value above a bound."""
-    require(math.isfinite(value) and value > bound, f"{name}={value} must be above {bound}")
-
-
-def at_least(name: str, value: float, bound: float) -> None:
-    """Require a finite value of at least a bound."""
-    require(math.isfinite(value) and value >= bound, f"{name}={value} must be {bound} or more")

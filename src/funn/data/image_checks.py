@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funn.config.schema import require
+from funn.errors import require
 
 LabelledImages = tuple[Tensor, Tensor]
 

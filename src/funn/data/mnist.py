@@ -16,7 +16,8 @@ from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from funn.artifacts.files import replace_file
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.runtime.seeding import generator
 
 # A 5x7 dot-matrix font.

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from funn.attacks.fixed_budget.pgd import Norm, climb
 from funn.config.build import build_module
-from funn.config.schema import TrainConfig, require
+from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
+from funn.errors import require
 from funn.method.classifier import classifier_spec
 from funn.method.networks import Classifier
 from funn.runtime.seeding import generator, seeded

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from funn.attacks.core.losses import cross_entropy_gradient
 from funn.config.build import build_module
-from funn.config.schema import TrainConfig, require
-from funn.data.dataset import ImageData, TensorBatches
-from funn.method.networks import ImageShape
+from funn.config.schema import TrainConfig
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
+from funn.data.images import ImageShape
+from funn.errors import require
 from funn.method.objectives import mse
 from funn.runtime.seeding import seeded
 from funn.training.checkpoint import load

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
+from funn.data.images import add_noise
 from funn.method.networks import AutoEncoder
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator
@@ -97,11 +98,6 @@ class DenoisingTraining(StageModule):
         loss = mse(x, self.defender(noisy))
         self.record({"defender_loss": loss, "perturbation": mse(noisy, x)}, batch_idx)
         return loss
-
-
-def add_noise(x: Tensor, sigma: float, draw: torch.Generator) -> Tensor:
-    """Add Gaussian noise to images (N, C, H, W), and clip them to [0, 1]."""
-    return (x + sigma * torch.randn(x.shape, generator=draw).to(x)).clamp(0, 1)
 
 
 def noise_for(perturbation: float, x: Tensor) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 from funn.artifacts.tracking import log_evaluation, wandb_run
 from funn.config.build import build
 from funn.config.schema import EvaluateConfig, Launch, Trial
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.errors import UserError
 from funn.evaluation import victims
 from funn.evaluation.suite import describe_victim, run_extras, transferred_from

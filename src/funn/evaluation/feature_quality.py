@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from funn.attacks import PGD
 from funn.attacks.fixed_budget.pgd import Norm, climb
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.studies import Once
 from funn.method.features import encode
 from funn.runtime.seeding import generator

@@ -19,7 +19,7 @@ from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
 from funn.config.schema import EvaluateConfig, Node, Trial
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.records.metrics import wilson
 from funn.evaluation.records.table import read_table, write_table
 from funn.evaluation.studies import Once, study

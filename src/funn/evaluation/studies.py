@@ -13,7 +13,7 @@ from typing import Any
 from funn.artifacts.files import read_json, write_json
 from funn.artifacts.folder import RESULT, StageFolder
 from funn.artifacts.provenance import provenance
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.victims import Victim
 from funn.training.code_behind import code_behind, placeless
 from funn.training.fingerprint import fingerprint, told

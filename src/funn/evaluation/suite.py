@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import RESULT, StageFolder
 from funn.config.schema import EvaluateConfig
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.errors import UserError
 from funn.evaluation.feature_quality import feature_uses
 from funn.evaluation.gradient_masking.examine import masking

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from funn.attacks.core.interface import check_logits
-from funn.config.schema import require
-from funn.data.dataset import ImageData, Images
-from funn.errors import UserError
+from funn.data.dataset import ImageData
+from funn.data.images import Images
+from funn.errors import UserError, require
 from funn.evaluation.records.metrics import percent
 from funn.evaluation.victims import Victim
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from funn.config.build import build_module
 from funn.config.schema import TrainConfig
-from funn.data.dataset import ImageData, TensorBatches
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
 from funn.method.features import encode, spread
 from funn.method.networks import AutoEncoder, Classifier
 from funn.runtime.seeding import seeded

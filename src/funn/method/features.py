@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from funn.data.dataset import to_unit
+from funn.data.images import to_unit
 
 
 @torch.no_grad()

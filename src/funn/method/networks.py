@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from funn.config.build import build_module
-
-ImageShape = tuple[int, int, int]
+from funn.data.images import ImageShape
 
 
 class HalfTanh(nn.Module):

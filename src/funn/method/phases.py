@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from funn.config.build import build_module
-from funn.config.schema import TrainConfig, require
+from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
+from funn.errors import require
 from funn.method.game import PlayerPhase, Players
 from funn.method.image_grid import ImageGrid
 from funn.method.networks import AutoEncoder

@@ -10,7 +10,9 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from funn.config.schema import ClassifierConfig, PlayersConfig, TrainConfig
-from funn.data.dataset import ImageData, Images, TensorBatches
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.training.code_behind import code_behind, placeless, targets
 from funn.training.module import StageModule
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funn.attacks.fixed_budget.pgd import climb
-from funn.config.schema import above, at_least, require
+from funn.errors import above, at_least, require
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.config.schema import above, at_least, require
-from funn.data.dataset import to_unit
+from funn.data.images import to_unit
 from funn.defenses.funn_pgd.objectives import Aim, Contest
+from funn.errors import above, at_least, require
 from funn.method.features import encode
 from funn.method.networks import AutoEncoder
 from funn.runtime.linear import products

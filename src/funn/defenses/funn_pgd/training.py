@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from funn.config.schema import TrainConfig, at_least, require
+from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
 from funn.defenses.funn_pgd.attacker import Ball, read_balls, search
 from funn.defenses.funn_pgd.info_nce import Contrast, read_contrast
 from funn.defenses.funn_pgd.objectives import Aim, Contest, Features, Reconstruction, squared
+from funn.errors import at_least, require
 from funn.method.game import AttackerObjective
 from funn.method.networks import AutoEncoder
 from funn.method.objectives import attacker_objective, mse, mse_each

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from funn.config.build import build_module
 from funn.config.schema import TrainConfig
-from funn.data.dataset import ImageData, TensorBatches
-from funn.defenses.magnet.defense import split
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
+from funn.data.images import split
 from funn.runtime.seeding import seeded
 from funn.training.module import Spec, StageModule
 from funn.training.stage import Fit, Stage

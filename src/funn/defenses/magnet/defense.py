@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from funn.config.build import build_module
-from funn.config.schema import TrainConfig, require
-from funn.data.dataset import ImageData, Images, TensorBatches, to_unit
-from funn.defenses.denoising import add_noise
+from funn.config.schema import TrainConfig
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
+from funn.data.images import add_noise, split, to_unit
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator, seeded
 from funn.training.checkpoint import load
@@ -207,15 +208,3 @@ class GuardTraining(StageModule):
         self.magnet.thresholds.copy_(scores.topk(rank, dim=0).values[-1])
         rejected = (scores >= self.magnet.thresholds).any(1).float().mean()
         return {"held_out_rejected": float(rejected)}
-
-
-def split(images: Images, held_out: int) -> tuple[Images, Images]:
-    """Cut the last `held_out` images off.
-
-    Raises:
-        UserError: if none would be left.
-    """
-    kept = len(images.labels) - held_out
-    require(kept > 0, f"held_out={held_out} leaves none of {len(images.labels)} training images")
-    first = Images(images.images[:kept], images.labels[:kept])
-    return first, Images(images.images[kept:], images.labels[kept:])

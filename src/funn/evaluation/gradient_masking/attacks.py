@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from funn.attacks import DDN, FGSM, FMN, PGD, BatchedAttack, DeepFool, FeaturePGD, Square
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.gradient_masking.checks import Check
 from funn.evaluation.gradient_masking.pgd_variants import EstimatedPGD, MarginPGD, ScaledPGD
 from funn.evaluation.records.table import referee, verify

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import untouched
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.gradient_masking.zero_gradients import gradient_zeros
 from funn.evaluation.records.table import margins, referee
 from funn.runtime.seeding import generator

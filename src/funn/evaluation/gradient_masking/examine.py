@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.gradient_masking.attacks import attacking_checks
 from funn.evaluation.gradient_masking.checks import Check, checks, verdict
 from funn.evaluation.studies import Once

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import untouched
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.records.table import margins
 
 # Shares of a thousand images are known to 3 %; all of them would take minutes of a large network.

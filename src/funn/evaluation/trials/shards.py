@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from funn.data.dataset import Images, to_unit
+from funn.data.images import Images, to_unit
 from funn.errors import UserError
 from funn.evaluation.records.table import read_seconds, read_table, records, write_table
 from funn.evaluation.trials.examples import write_examples

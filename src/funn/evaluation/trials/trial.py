@@ -11,7 +11,7 @@ from funn.artifacts.folder import RESULT, StageFolder
 from funn.artifacts.provenance import provenance
 from funn.config.build import build, locate
 from funn.config.schema import EvaluateConfig, Trial
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.records.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.evaluation.records.table import read_table
 from funn.evaluation.trials.shards import attack_parts, lock_of, merge, parts

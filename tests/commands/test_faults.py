@@ -152,5 +152,5 @@ def test_a_killed_suite_goes_on_and_attacks_no_image_twice(tmp_path):
 
 
 def test_random_kills_lose_and_change_nothing(tmp_path):
-    """The short form of `python tests/soak.py --kills 50`."""
+    """The short form of `python tests/commands/soak.py --kills 50`."""
     assert soak(3, 1, tmp_path) == []

@@ -20,7 +20,8 @@ from torch import nn
 
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.config.schema import Trial
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
 from funn.errors import UserError
 from funn.evaluation import victims

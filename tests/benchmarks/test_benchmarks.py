@@ -10,7 +10,7 @@ from benchmarks.plots import speed
 from benchmarks.size import cost, generated, trained
 from benchmarks.training import operations, players_by_hand
 from funn.artifacts.files import write_json
-from funn.data.dataset import to_unit
+from funn.data.images import to_unit
 from funn.evaluation.trials.run_attack import predict
 
 

@@ -489,7 +489,7 @@ def test_settings_out_of_range_are_refused(kind: Any, settings: dict[str, Any]) 
         kind(Network(), **settings)
 
 
-CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "attack").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("protocol", ["strict", "foolbox1"])

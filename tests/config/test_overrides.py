@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from test_config import EVALUATE_GROUPS, TRAIN_GROUPS, composed, options
+from test_compose import EVALUATE_GROUPS, TRAIN_GROUPS, composed, options
 
 from funn.config.build import build, build_module
 from funn.config.cli import mistake

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.feature_quality import feature_uses, linear_probe, moved, nearest
 from funn.runtime.seeding import generator
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
 from funn.evaluation.gradient_masking.attacks import attacking_checks
 from funn.evaluation.gradient_masking.checks import Check, gradient_error, probabilities

@@ -5,7 +5,7 @@ import torch
 from conftest import SMALL, run_command
 
 from funn.artifacts.files import read_json
-from funn.data.dataset import TensorBatches
+from funn.data.batches import TensorBatches
 from funn.runtime.distributed import mean_of_all, own_rows, processes
 from funn.training.checkpoint import load
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from conftest import SMALL, run_command
 from lightning.pytorch import Callback
-from test_config import read
+from test_compose import read
 
 from benchmarks.plain_loops import eager_contrast
 from funn.config.build import build_module
 from funn.config.schema import TrainConfig, TrainerConfig
-from funn.data.dataset import TensorBatches
+from funn.data.batches import TensorBatches
 from funn.data.synthetic import SyntheticDigits
 from funn.defenses.funn_pgd.attacker import Ball, climb_pixels, read_balls, search
 from funn.defenses.funn_pgd.info_nce import Contrast, Views, most_alike

@@ -1,6 +1,6 @@
 """Kill a training and its evaluations at random moments, many times, and compare how all ends.
 
-python tests/soak.py --kills 50
+python tests/commands/soak.py --kills 50
 
 The commands are real, on generated digits: every phase of the training, a suite of attacks, and the
 strongest attacks with small budgets. Each is killed (SIGKILL) at a moment drawn uniformly over the

@@ -7,7 +7,8 @@ from funn.attacks import PGD
 from funn.attacks.fixed_budget.detector_aware import DetectorAware
 from funn.config.build import build_module
 from funn.config.schema import TrainerConfig
-from funn.data.dataset import TensorBatches, to_unit
+from funn.data.batches import TensorBatches
+from funn.data.images import to_unit
 from funn.data.synthetic import SyntheticDigits
 from funn.defenses.adversarial_training import RobustTraining
 from funn.defenses.apegan import APEGAN, Discriminator, RestorerTraining

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from conftest import ROOT, run_command
-from test_worst_case import LINEAR
+from test_robust_accuracy import LINEAR
 
 from funn.evaluation.records.table import read_table
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from funn.config.build import build_module
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.evaluation.gradient_masking.zero_gradients import gradient_zeros
 from funn.method.classifier import classifier_spec
 from funn.method.objectives import constrained, minimax, printed

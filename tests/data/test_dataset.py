@@ -7,7 +7,9 @@ import torch
 from conftest import run_command
 
 from funn.config.compose import ROOT
-from funn.data.dataset import ImageData, Images, TensorBatches
+from funn.data.batches import TensorBatches
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 from funn.data.mnist import MNIST, FashionMNIST
 from funn.data.synthetic import SyntheticDigits
 from funn.errors import UserError
@@ -193,7 +195,8 @@ def test_data_is_loaded_once():
 
 BRIGHT = """
 import torch
-from funn.data.dataset import ImageData, Images
+from funn.data.dataset import ImageData
+from funn.data.images import Images
 
 class Bright(ImageData):
     def load(self):

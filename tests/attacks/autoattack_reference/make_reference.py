@@ -3,7 +3,7 @@
 From the root of the repository, with a folder that holds their code:
 
     .venv/bin/pip install --no-deps --target FOLDER pyautoattack==0.2.0
-    PYTHONPATH=FOLDER .venv/bin/python tests/autoattack_reference/make_reference.py
+    PYTHONPATH=FOLDER .venv/bin/python tests/attacks/autoattack_reference/make_reference.py
 
 The package repeats github.com/fra31/auto-attack at a392200, the attacks' code without a change.
 The network and the images are those of foolbox_reference, but images of one class alone, with a

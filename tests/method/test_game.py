@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.plain_loops import eager_game
 from funn.config.schema import TrainerConfig
-from funn.data.dataset import TensorBatches
+from funn.data.batches import TensorBatches
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers
 from funn.method.game import Players

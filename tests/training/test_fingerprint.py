@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import torch
 from funn.config.build import build
 from funn.training.code_behind import code_behind, forget_code
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.training.fingerprint import fingerprint
 from funn.config.schema import Trial
 from funn.training.stage import stage_facts

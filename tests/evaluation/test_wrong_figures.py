@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from funn.artifacts.files import read_json
 from funn.attacks import FGSM, PGD, BatchedAttack, LocalSearch, SinglePixel, Square
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
 from funn.evaluation.records.metrics import percent
 from funn.evaluation.trials.run_attack import predict
@@ -179,7 +179,7 @@ def make():
     return model
 """
 OTHERS = """
-from funn.data.dataset import Images
+from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
 class Upside(SyntheticDigits):
     def load(self):

@@ -2,9 +2,9 @@
 
 Three calls, in three environments, from the root of the repository:
 
-    .venv/bin/python tests/foolbox_reference/make_reference.py train
-    foolbox18/bin/python tests/foolbox_reference/make_reference.py foolbox18
-    foolbox24/bin/python tests/foolbox_reference/make_reference.py foolbox24
+    .venv/bin/python tests/attacks/foolbox_reference/make_reference.py train
+    foolbox18/bin/python tests/attacks/foolbox_reference/make_reference.py foolbox18
+    foolbox24/bin/python tests/attacks/foolbox_reference/make_reference.py foolbox24
 
 where the two others are Python 3.11 with `foolbox==1.8.0 numpy<1.24 scipy<1.11` and
 `foolbox==2.4.0 numpy<1.24 scipy<1.11` (no torch: the network is computed with numpy). The first
