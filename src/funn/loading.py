@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from funn.artifacts.files import read_json
-from funn.artifacts.folder import CHECKPOINT, RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import CHECKPOINT, RESULT
 from funn.errors import UserError
 from funn.training.checkpoint import Saved, load
 

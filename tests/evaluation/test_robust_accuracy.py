@@ -7,8 +7,9 @@ import torch
 from conftest import run_command
 from torch import nn
 
+from funn.artifacts.layout import RADII, RECORDS, ROBUST, cascade_folder
+from funn.evaluation.records.radii import at, read_radii, survivors
 from funn.evaluation.records.table import read_table
-from funn.evaluation.robust_accuracy import FOLDER, RADII, ROBUST, at, read_radii, survivors
 
 LINEAR = """
 import torch
@@ -72,7 +73,7 @@ def test_every_image_has_its_worst(evaluated):
                 distances[row["index"]] = min(distances[row["index"]], row["l2"])
     for eps, cell in summary["l2"].items():
         assert cell["robust_accuracy"] <= (distances > float(eps)).double().mean()
-    attacked = [len(read_table(path)) for path in evaluated.glob(f"{FOLDER}/*/records.parquet")]
+    attacked = [len(read_table(path)) for path in cascade_folder(evaluated).glob(f"*/{RECORDS}")]
     assert all(count < 50 for count in attacked)
 
 

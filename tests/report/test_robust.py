@@ -9,11 +9,11 @@ import torch
 from test_report import DATA, write
 
 from funn.artifacts.files import write_json
+from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
 from funn.config.compose import declared_training
 from funn.config.schema import ReportConfig
+from funn.evaluation.records.radii import NORMS
 from funn.evaluation.records.table import write_table
-from funn.evaluation.robust_accuracy import NORMS, RADII, ROBUST
-from funn.evaluation.suite import FEATURES, MASKING
 from funn.report.report import report as make_report
 from funn.report.tables.headline import headline
 from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table

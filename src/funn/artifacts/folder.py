@@ -13,13 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from funn.artifacts.files import read_json, sha256, write_json
+from funn.artifacts.layout import CHECKPOINT, RESULT, STATUS
 from funn.errors import UserError
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT = "model.ckpt"
-RESULT = "result.json"
-STATUS = "status.json"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funn.artifacts.files import read_json
+from funn.artifacts.layout import EXAMPLES, RESULT
 from funn.config.schema import Launch, LoggerConfig
 from funn.errors import UserError
 
@@ -80,16 +81,16 @@ def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
     """Log the figures of each attack as a table and as a summary, its picture and its curve."""
     import wandb
 
-    results = [read_json(folder / "result.json") or {} for folder in folders]
+    results = [read_json(folder / RESULT) or {} for folder in folders]
     table = wandb.Table(columns=[*_ORIGIN, *_FIGURES])
     for result in results:
         table.add_data(*(result[name] for name in (*_ORIGIN, *_FIGURES)))
         for name in _FIGURES:
             run.summary[f"{result['attack']}/{result['protocol']}/{name}"] = result[name]
     pictures = {
-        f"{result['attack']}/{result['protocol']}": wandb.Image(str(folder / "examples.png"))
+        f"{result['attack']}/{result['protocol']}": wandb.Image(str(folder / EXAMPLES))
         for folder, result in zip(folders, results, strict=True)
-        if (folder / "examples.png").exists()
+        if (folder / EXAMPLES).exists()
     }
     run.log({EVALUATED: table, **pictures})
     for result in results:

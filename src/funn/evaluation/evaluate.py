@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from funn.artifacts.layout import victim_folder
 from funn.artifacts.tracking import log_evaluation, wandb_run
 from funn.config.build import build
 from funn.config.schema import EvaluateConfig, Launch, Trial
@@ -36,7 +37,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
     test = _first(data.test, _most(config, trials))
     predictions = predict(victim.model, test.floats(), config.batch_size)
     introduce(victim, data, test, predictions)
-    root = Path(config.output_dir) / "eval" / victim.name
+    root = victim_folder(Path(config.output_dir), victim.name)
     done = []
     with wandb_run(
         config.logger,

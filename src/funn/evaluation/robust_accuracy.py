@@ -10,30 +10,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from funn.artifacts.folder import RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
 from funn.config.schema import EvaluateConfig, Node, Trial
 from funn.data.images import Images
-from funn.evaluation.records.metrics import wilson
-from funn.evaluation.records.table import read_table, write_table
+from funn.evaluation.records.radii import NORMS, Radii, at, found, survivors, write_radii
+from funn.evaluation.records.table import read_table
 from funn.evaluation.studies import Once, study
-from funn.evaluation.trials.trial import RECORDS, locate_trial, run_trial
+from funn.evaluation.trials.trial import locate_trial, run_trial
 from funn.evaluation.victims import Victim
-
-FOLDER = "worst"
-ROBUST = "robust_accuracy"
-RADII = "radii.parquet"
-NORMS = ("l0", "l2", "linf")
-_SCHEMA = pa.schema([(norm, pa.float32()) for norm in NORMS])
-# An image on the border of a ball may lie outside by rounding.
-_ROUNDING = 1e-6
-Radii = dict[str, Tensor]
 
 
 class _Cascade:
@@ -68,7 +59,7 @@ class _Cascade:
     def attack(self, trial: Trial, seen: Victim, left: Tensor) -> None:
         """Attack some images (M,) of the victim, as an attacker sees it."""
         subset = Images(self.test.images[left], self.test.labels[left])
-        folder = locate_trial(self.root / FOLDER, trial, seen, subset)
+        folder = locate_trial(cascade_folder(self.root), trial, seen, subset)
         clean, every = self.predictions[left], self.victim.facts["data"]["test_images"]
         run_trial(trial, folder, self.config, seen, subset, clean, every)
         self.add(folder, left)
@@ -132,8 +123,7 @@ def worst_case(
         # Only now: an attack within a larger radius, or in another norm, may have found a nearer
         # image.
         radii = cascade.radii
-        table = pa.table({norm: radii[norm].numpy() for norm in NORMS})
-        write_table(folder.path / RADII, table)
+        write_radii(folder.path / RADII, radii)
         return {
             norm: {f"{eps:g}": at(radii[norm], eps) | {"broken": by} for eps, by in part.items()}
             for norm, part in broken.items()
@@ -160,40 +150,3 @@ def attackers(
     for name, spec in part["attacks"].items():
         if locate(spec) is not FeaturePGD or has_encoder(victim.model):
             yield name, spec, victim
-
-
-def read_radii(path: Path) -> Radii:
-    """Read the distance (N,) of each image's nearest adversarial image, by norm."""
-    table = read_table(path, _SCHEMA)
-    return {norm: torch.from_numpy(table[norm].to_numpy().copy()) for norm in NORMS}
-
-
-def found(radii: Radii, table: pa.Table, images: Tensor) -> None:
-    """Lower each image's radius to the distance of a verified adversarial image.
-
-    Args:
-        radii: by norm, (N,), infinite where nothing was found; changed in place. A clean error has
-            a radius of 0.
-        table: records of the attack.
-        images: which of the N its rows are.
-    """
-    success = torch.from_numpy(table["success_verified"].to_numpy(zero_copy_only=False).copy())
-    for norm in NORMS:
-        distance = torch.from_numpy(table[norm].to_numpy().copy()).to(radii[norm])
-        distance = distance.where(success, torch.inf)
-        radii[norm][images] = torch.minimum(radii[norm][images], distance)
-
-
-def survivors(radius: Tensor, eps: float) -> Tensor:
-    """The images of radii (N,) that nothing within eps breaks."""
-    return (radius > eps + _ROUNDING).nonzero()[:, 0]
-
-
-def at(radius: Tensor, eps: float) -> dict[str, Any]:
-    """Robust accuracy of radii (N,) at eps: the share of all images, with its Wilson interval."""
-    left, every = len(survivors(radius, eps)), len(radius)
-    return {
-        "images": every,
-        "robust_accuracy": left / every if every else None,
-        "interval": wilson(left, every),
-    }

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from funn.artifacts.files import read_json, write_json
-from funn.artifacts.folder import RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import RESULT, with_fingerprint
 from funn.artifacts.provenance import provenance
 from funn.data.images import Images
 from funn.evaluation.victims import Victim
@@ -57,7 +58,7 @@ def study(
         **code_behind(modules).facts(),
     }
     digest = fingerprint({"study": kind, **facts})
-    folder = StageFolder(kind, digest, root / f"{kind}-{digest}")
+    folder = StageFolder(kind, digest, with_fingerprint(root, kind, digest))
     with folder.locked():
         if not reuse:
             _forget(folder)

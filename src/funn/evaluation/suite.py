@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from funn.artifacts.files import read_json
-from funn.artifacts.folder import RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import FEATURES, GRADIENTS, MASKING, RESULT
 from funn.config.schema import EvaluateConfig
 from funn.data.dataset import ImageData
 from funn.data.images import Images
@@ -22,8 +23,6 @@ from funn.evaluation.victim_checks import check
 from funn.evaluation.victims import Victim, seen_as
 
 log = logging.getLogger(__name__)
-
-MASKING, FEATURES, GRADIENTS = "masking", "features", "gradients"
 
 
 def transferred_from(config: EvaluateConfig, victim: Victim, data: ImageData) -> Victim | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funn.artifacts.folder import CHECKPOINT
+from funn.artifacts.layout import CHECKPOINT
 from funn.data.dataset import ImageData
 from funn.errors import UserError
 from funn.evaluation.records.table import referee

@@ -8,11 +8,18 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from funn.artifacts.files import replace_file
+from funn.artifacts.layout import (
+    EXAMPLES,
+    FEATURES,
+    IMAGES,
+    MASKING,
+    ROBUST,
+    page_path,
+    report_folder,
+)
 from funn.config.schema import ReportConfig
 from funn.errors import UserError
 from funn.evaluation.records.metrics import noise, percent
-from funn.evaluation.robust_accuracy import ROBUST
-from funn.evaluation.suite import FEATURES, MASKING
 from funn.report.figures.curves import against_iterations, paths
 from funn.report.figures.drawings import drawings
 from funn.report.figures.sweeps import sweep_pictures, sweep_plots
@@ -76,7 +83,7 @@ def report(config: ReportConfig) -> Path:
     if not results and not plots:
         raise UserError(f"nothing to report under {root / 'eval'}: run `{_EVALUATE}` first")
     source = origin(chosen or results, _EVALUATE)
-    folder = root / "report"
+    folder = report_folder(root)
     for table in tables:
         replace_file(folder / f"{table.name}.md", markdown(table).encode())
         replace_file(folder / f"{table.name}.csv", comma_separated(table).encode())
@@ -86,12 +93,12 @@ def report(config: ReportConfig) -> Path:
     own = next((result for result in results if result["run"] == runs.get("funn")), None)
     figures = {} if own is None else drawings(root, own)
     text = page(tables, said, plots, figures, seen, CHOICES, _LEGEND, source)
-    replace_file(folder / "index.html", text.encode())
+    replace_file(page_path(root), text.encode())
     replace_file(folder / "origin.txt", f"{source}\n".encode())
     for table in tables:
         print(f"{table.title}\n\n{markdown(table)}")
     print(source)
-    return folder / "index.html"
+    return page_path(root)
 
 
 def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Result]]:
@@ -132,12 +139,12 @@ def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> 
     """The game's first, middle and last images, and what attacks make of test images."""
     found = {}
     for name, folder in reported_stages(root, results, runs, "adversarial").items():
-        paths = sorted((folder / "images").glob("*.png"))
+        paths = sorted((folder / IMAGES).glob("*.png"))
         for path in dict.fromkeys(paths[place] for place in (0, len(paths) // 2, -1) if paths):
             title = f"{name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
             found[title] = path.read_bytes()
     for result in results:
-        path = root / result["folder"] / "examples.png"
+        path = root / result["folder"] / EXAMPLES
         chosen = result["run"] in runs.values() and result["attack"] == "deepfool_l2"
         if chosen and result["protocol"] == "strict" and path.exists():
             title = f"{result['encoder']}, deepfool_l2, strict: clean, adversarial, difference"

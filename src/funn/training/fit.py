@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from funn.artifacts.files import replace_file
+from funn.artifacts.layout import METRICS, RESUME
 from funn.artifacts.metric_log import MetricLog
 from funn.config.schema import TrainerConfig
 from funn.errors import UserError
@@ -32,7 +33,6 @@ from funn.training.stage import Fit
 
 log = logging.getLogger(__name__)
 
-_RESUME = "last.ckpt"
 
 # Lightning has torch look for GPUs through NVML, for the sake of programs that fork; where there is
 # none, each step of an optimiser then looks for NVML's library again. Nothing here forks.
@@ -63,7 +63,7 @@ def fit(
     Raises:
         UserError: if the resume file is damaged, or a metric is no longer finite.
     """
-    resume = folder / _RESUME
+    resume = folder / RESUME
     epochs_done = read(resume)["epoch"] + 1 if resume.exists() else 0
     count = _processes(parts, settings, label)
     callbacks: list[Callback] = [
@@ -73,7 +73,7 @@ def fit(
     ]
     progress = sys.stderr.isatty()
     callbacks.append(_ProgressBar(label) if progress else _ProgressLines(label))
-    path = folder / "metrics.csv"
+    path = folder / METRICS
     with warnings.catch_warnings(), _plain_errors():
         _silence(warnings)
         trainer = Trainer(
@@ -100,7 +100,7 @@ def fit(
 
 def forget(folder: Path) -> None:
     """Remove the resume file: the stage is finished, or is to start anew."""
-    (folder / _RESUME).unlink(missing_ok=True)
+    (folder / RESUME).unlink(missing_ok=True)
 
 
 def _processes(parts: Fit, settings: TrainerConfig, label: str) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from funn.artifacts.files import point_link, sha256, write_json
-from funn.artifacts.folder import RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import RESULT, latest, run_folder
 from funn.artifacts.provenance import provenance
 from funn.artifacts.tracking import wandb_run
 from funn.config.build import build
@@ -82,7 +83,7 @@ def locate(config: TrainConfig, stage: str, digest: str) -> StageFolder:
     The init stage does not depend on the defence and lives under `init-<fingerprint>`.
     """
     owner = "init" if stage == "init" else config.defense["name"]
-    run = Path(config.output_dir) / "train" / f"{owner}-{digest}"
+    run = run_folder(Path(config.output_dir), owner, digest)
     return StageFolder(stage, digest, run / stage)
 
 
@@ -173,9 +174,9 @@ def publish(config: TrainConfig, done: list[StageFolder]) -> Path:
             point_link(run / folder.name, folder.path)
     if done[-1].name == list(config.defense["stages"])[-1]:
         defense = config.defense["name"]
-        latest = Path(config.output_dir) / "latest" / str(defense)
-        point_link(latest, run)
-        log.info("%s is now %s: what was trained last with defense=%s", latest, run.name, defense)
+        link = latest(Path(config.output_dir), str(defense))
+        point_link(link, run)
+        log.info("%s is now %s: what was trained last with defense=%s", link, run.name, defense)
     return run
 
 

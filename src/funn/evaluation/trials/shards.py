@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from funn.artifacts.layout import EXAMPLES
 from funn.data.images import Images, to_unit
 from funn.errors import UserError
 from funn.evaluation.records.table import read_seconds, read_table, records, write_table
@@ -80,7 +81,7 @@ def attack_parts(
                     result = run_attack(attack, x, labels, seen, batch_size)
                     table = records(judge, first, x, labels, clean, seen, result)
                     if first == 0:
-                        write_examples(folder / "examples.png", x, result.adversarials)
+                        write_examples(folder / EXAMPLES, x, result.adversarials)
                     write_table(path, table, seconds=time.perf_counter() - start)
                 if finished():  # whoever merged has removed the locks, of which this is a new one
                     lock_of(path).unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from funn.artifacts.files import read_json, write_json
-from funn.artifacts.folder import RESULT, StageFolder
+from funn.artifacts.folder import StageFolder
+from funn.artifacts.layout import RECORDS, RESULT, attack_name, with_fingerprint
 from funn.artifacts.provenance import provenance
 from funn.config.build import build, locate
 from funn.config.schema import EvaluateConfig, Trial
@@ -21,7 +22,6 @@ from funn.training.fingerprint import fingerprint, told
 
 log = logging.getLogger(__name__)
 
-RECORDS = "records.parquet"
 # What makes records of an attack, next to the attack itself.
 _ENGINE = ("funn.evaluation.trials.run_attack", "funn.evaluation.records.table", "funn.fast_layers")
 
@@ -40,8 +40,8 @@ def trial_facts(trial: Trial, victim: Victim, test: Images) -> dict[str, Any]:
 def locate_trial(root: Path, trial: Trial, victim: Victim, test: Images) -> StageFolder:
     """Return the trial's folder; its name holds the hash of all that its records depend on."""
     digest = fingerprint(trial_facts(trial, victim, test))
-    name = f"{trial.name}-{trial.protocol}{'' if victim.source is None else '-oblivious'}"
-    return StageFolder(name, digest, root / f"{name}-{digest}")
+    name = attack_name(trial.name, trial.protocol, victim.source is not None)
+    return StageFolder(name, digest, with_fingerprint(root, name, digest))
 
 
 def run_trial(

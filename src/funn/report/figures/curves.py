@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from plotly.colors import qualitative
 
 from funn.artifacts.files import read_json
+from funn.artifacts.layout import METRICS, RESULT
 from funn.evaluation.records.robustness_curve import curve, eps_at, largest
 from funn.report.inputs.paper import ITERATIONS, TABLE_1, Row
 from funn.report.inputs.results import Result, each_protocol
@@ -112,7 +113,7 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
     traces = []
     borders: dict[bool, set[float]] = {False: set(), True: set()}  # of the error, the perturbation
     for name, stage in stages.items():
-        result, metrics = read_json(stage / "result.json"), stage / "metrics.csv"
+        result, metrics = read_json(stage / RESULT), stage / METRICS
         if result is None or not metrics.exists():
             continue
         with metrics.open() as stream:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from funn.artifacts.layout import CHECKPOINT
 from funn.config.build import locate
 from funn.method.networks import AutoEncoder, Classifier, HalfTanh
 from funn.report.inputs.results import Result
@@ -48,9 +49,9 @@ def drawings(root: Path, result: Result) -> dict[str, str]:
     game, final = (stage_folder(root, result, name) for name in ("adversarial", "classifier"))
     if game is None or final is None:
         return {}
-    saved = load(game / "model.ckpt", changed_code=True)
+    saved = load(game / CHECKPOINT, changed_code=True)
     attacker, defender = saved["attacker"].module, saved["defender"].module
-    classifier = load(final / "model.ckpt", changed_code=True)["classifier"].module
+    classifier = load(final / CHECKPOINT, changed_code=True)["classifier"].module
     assert isinstance(attacker, AutoEncoder)
     assert isinstance(defender, AutoEncoder)
     assert isinstance(classifier, Classifier)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from funn.artifacts.files import read_json
-from funn.artifacts.folder import RESULT, STATUS
+from funn.artifacts.layout import STATUS, evaluations, studies_of
 from funn.config.compose import declared_attack, declared_training, options_of
 from funn.report.inputs.paper import Row
 
@@ -36,7 +36,7 @@ def collect(root: Path) -> list[Result]:
     defence's name with what differs from conf/, and with its data set where the same was attacked
     on several; `encoder_changes` and `attack_changes`, these differences as `key=value`.
     """
-    paths = sorted((root / "eval").glob(f"*/*/{RESULT}"), key=lambda path: path.stat().st_mtime)
+    paths = sorted(evaluations(root), key=lambda path: path.stat().st_mtime)
     attack = cache(declared_attack)
     results = []
     for path in paths:
@@ -71,7 +71,7 @@ def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
     called the same on the same data the one that was examined last.
     """
     found: dict[tuple[str, str], list[tuple[float, dict[str, Any]]]] = {}
-    for path in (root / "eval").glob(f"*/{kind}-*/{RESULT}"):
+    for path in studies_of(root, kind):
         content, status = read_json(path), read_json(path.parent / STATUS)
         if content is None or status is None or status.get("state") != "finished":
             continue
@@ -92,7 +92,7 @@ def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
 def data_sets(root: Path) -> dict[str, set[str]]:
     """The data sets that each encoder was attacked or examined on, of all under `root`/eval."""
     sets: dict[str, set[str]] = {}
-    for path in (root / "eval").glob(f"*/*/{RESULT}"):
+    for path in evaluations(root):
         content = read_json(path)
         if content is not None and "data" in content:
             encoder = titled(content["defense"], encoder_changes(content))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from funn.artifacts.layout import checkpoint_of, latest_runs
 from funn.report.inputs.results import Result
 
 
@@ -12,7 +13,7 @@ def stage_folder(root: Path, result: Result, stage: str) -> Path | None:
     Not the newest of its defence: the one whose networks the result speaks of.
     """
     for parent in result.get("parents", []):
-        checkpoint = root / "train" / str(parent["path"])
+        checkpoint = checkpoint_of(root, str(parent["path"]))
         if parent["stage"] == stage and checkpoint.exists():
             return checkpoint.parent
     return None
@@ -45,5 +46,5 @@ def latest_stages(root: Path, stage: str) -> dict[str, Path]:
         root: the folder outputs/.
         stage: such as "adversarial".
     """
-    folders = {run.name: run / stage for run in sorted((root / "latest").glob("*"))}
+    folders = {run.name: run / stage for run in latest_runs(root)}
     return {name: folder for name, folder in folders.items() if folder.exists()}

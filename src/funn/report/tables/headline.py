@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from funn.artifacts.layout import ROBUST
 from funn.evaluation.records.metrics import percent
-from funn.evaluation.robust_accuracy import ROBUST
 from funn.report.inputs.paper import TABLE_1
 from funn.report.inputs.results import Result, find, images_of, studies
 from funn.report.page import Table

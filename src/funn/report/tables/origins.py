@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from funn.artifacts.files import read_json
-from funn.artifacts.folder import RESULT
+from funn.artifacts.layout import RESULT, checkpoint_of
 from funn.report.inputs.results import Result
 from funn.report.page import Table
 
@@ -82,7 +82,7 @@ def with_data(table: Table, data: Mapping[str, str]) -> Table:
 
 def trained_seconds(root: Path, checkpoints: Sequence[str]) -> float | None:
     """The wall time of the stages behind some checkpoints, relative to `root`/train."""
-    stages = [read_json((root / "train" / path).parent / RESULT) for path in checkpoints]
+    stages = [read_json(checkpoint_of(root, path).parent / RESULT) for path in checkpoints]
     seconds = [stage["wall_seconds"] for stage in stages if stage is not None]
     return sum(seconds) if seconds else None
 

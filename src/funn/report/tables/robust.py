@@ -6,9 +6,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
 from funn.evaluation.records.metrics import percent
-from funn.evaluation.robust_accuracy import NORMS, RADII, ROBUST, read_radii
-from funn.evaluation.suite import FEATURES, MASKING
+from funn.evaluation.records.radii import NORMS, read_radii
 from funn.report.figures.curves import against_eps
 from funn.report.inputs.results import encoder_changes, studies
 from funn.report.page import Table
