@@ -58,10 +58,8 @@ def deepfools(model: nn.Module, norm: Norm, steps: int) -> list[Contender]:
     """DeepFool everywhere: ours first."""
     fast = with_fast_layers(model)
     found = [
-        Contender(
-            "funn, strict, push=distance", DeepFool(fast, norm, steps, push="distance"), 1000
-        ),
         Contender("funn, strict", DeepFool(fast, norm, steps), 1000),
+        Contender("funn, strict, push=score", DeepFool(fast, norm, steps, push="score"), 1000),
         Contender("funn, strict, plain gradient", DeepFool(model, norm, steps), 1000),
         Contender("funn, foolbox1", DeepFool(fast, norm, steps, protocol="foolbox1"), 1000),
         Contender("Foolbox 3", foolbox3(model, norm, steps), 1000),

@@ -10,12 +10,12 @@ from funn.attacks.core.result import AttackResult
 from funn.attacks.core.tally import Tally, show_no_way
 
 Norm = Literal["l2", "linf"]
-Push = Literal["score", "distance"]
+Push = Literal["distance", "score"]
 
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
 _TINY = 1e-8
-# `strict` adds this to |f| or to the length of each step. Without it the iterate creeps to the
+# `strict` adds this to the length of each step, or to |f|. Without it the iterate creeps to the
 # boundary from inside and crosses by rounding only.
 _PUSH = 1e-4
 
@@ -34,9 +34,9 @@ class DeepFool(BatchedAttack):
         protocol: "strict", as in the original authors' code and Foolbox 3 (the perturbation is
             accumulated, the overshoot applies to the whole of it, the box is applied last), or
             "foolbox1", the paper's tool (each step is overshot and clipped).
-        push: what `strict` adds 1e-4 to: "score", |f|, or "distance", the length of the step, as
-            the original authors' code and Foolbox 3 do it. That takes about half as many steps,
-            and crosses so clearly that every success is verified.
+        push: what `strict` adds 1e-4 to: "distance", the length of the step, as in the original
+            authors' code and Foolbox 3, or "score", |f|. A longer step takes about half as many
+            steps, and crosses so clearly that every success is verified. `foolbox1` adds nothing.
 
     Attributes:
         stops_at_success: an image's result does not change once it is fooled, so the results of
@@ -56,13 +56,13 @@ class DeepFool(BatchedAttack):
         overshoot: float | None = None,
         candidates: int = 10,
         protocol: Protocol = "strict",
-        push: Push = "score",
+        push: Push = "distance",
     ) -> None:
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm} must be l2 or linf")
         check_protocol(protocol)
-        if push not in ("score", "distance"):
-            raise ValueError(f"push={push} must be score or distance")
+        if push not in ("distance", "score"):
+            raise ValueError(f"push={push} must be distance or score")
         if steps < 0 or candidates < 2:
             raise ValueError("steps must be 0 or more, candidates 2 or more")
         if overshoot is not None and overshoot < 0:
