@@ -24,7 +24,7 @@ from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.core.interface import BatchedAttack
-from funn.attacks.minimum_norm.deepfool import Norm
+from funn.attacks.core.norms import Norm
 from funn.config import cli
 from funn.config.build import build
 from funn.config.compose import ROOT

@@ -73,8 +73,8 @@ STAGES = {
         "funn.training.stage",
     },
     "funn.defenses.funn_pgd.training.RobustFeatures": {
-        "funn.attacks.fixed_budget.pgd",
-        "funn.attacks.fixed_budget.gradient",
+        "funn.attacks.core.ball",
+        "funn.attacks.core.norms",
     },
     "funn.method.classifier.ClassifierStage": {
         "funn.method.features",

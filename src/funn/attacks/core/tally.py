@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from funn.attacks.core.interface import Model
+from funn.attacks.core.losses import cross_entropy_gradient, margin
 from funn.attacks.core.result import AttackResult
 
 
@@ -63,9 +64,7 @@ class Tally:
             z_label - highest other logit of each row (B,).
         """
         self.forwards.index_add_(0, owners, torch.ones_like(owners))
-        own = logits.gather(1, labels[:, None])[:, 0]
-        others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        margins = own - others
+        margins = margin(logits, labels)
         close = margins.abs().nan_to_num(nan=0.0).to(self.closest)
         self.closest.scatter_reduce_(0, owners, close, "amin")
         return margins
@@ -117,6 +116,7 @@ def finite_rows(logits: Tensor) -> Tensor:
     return (logits * 0).sum(1) == 0
 
 
+@torch.no_grad()
 def predict_clean(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tally, Tensor]:
@@ -131,33 +131,40 @@ def predict_clean(
     Returns:
         The tally, and the indices of the images that are left to attack.
     """
-    tally, active, _ = predict_rivals(model, images, labels, 0, batch_size)
-    return tally, active
+    tally = Tally(images)
+    active = [torch.arange(0, device=images.device)]
+    for batch in torch.arange(len(images), device=images.device).split(batch_size):
+        if len(batch):
+            active.append(batch[tally.judge(batch, model(images[batch]), labels[batch], 0)])
+    return tally, torch.cat(active)
 
 
-@torch.no_grad()
-def predict_rivals(
-    model: Model, images: Tensor, labels: Tensor, count: int, batch_size: int
+def clean_gradients(
+    model: Model, images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tally, Tensor, Tensor]:
-    """Predict the clean images, and keep the classes that come closest to the labels.
+    """Predict the clean images, and differentiate where the prediction is right.
 
     Args:
         model: images (N, C, H, W) to logits (N, K).
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
-        count: how many classes to keep, K - 1 at most.
         batch_size: most images in one forward pass.
 
     Returns:
-        The tally; the indices of the images that are left to attack; of each image the classes
-        with the highest logits beside the label, highest first (N, count or K - 1).
+        The tally; the indices (M,) of the images that are left to attack; their gradients
+        (M, C, H, W).
     """
     tally = Tally(images)
-    active, rivals = [torch.arange(0, device=images.device)], []
+    active, gradients = [torch.arange(0, device=images.device)], [images[:0]]
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
-        if len(batch):
-            logits = model(images[batch])
-            active.append(batch[tally.judge(batch, logits, labels[batch], 0)])
-            others = logits.scatter(1, labels[batch, None], -torch.inf)
-            rivals.append(others.topk(min(count, logits.shape[1] - 1), dim=1).indices)
-    return tally, torch.cat(active), torch.cat(rivals) if rivals else labels.new_zeros(0, count)
+        x = images[batch].requires_grad_()
+        if not len(batch):
+            continue
+        logits = model(x)
+        kept = tally.judge(batch, logits.detach(), labels[batch], 0)
+        if not kept.any():
+            continue
+        active.append(batch[kept])
+        gradients.append(cross_entropy_gradient(logits[kept], labels[batch][kept], x)[kept])
+        tally.differentiated(batch[kept], gradients[-1])
+    return tally, torch.cat(active), torch.cat(gradients)

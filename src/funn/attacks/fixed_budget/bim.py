@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.core.losses import clean_gradients, cross_entropy_gradient
+from funn.attacks.core.losses import cross_entropy_gradient
+from funn.attacks.core.norms import per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled
+from funn.attacks.core.tally import Tally, clean_gradients, fooled
 
 _ALPHA = 0.001
 # Foolbox 1.x tries this many equal parts of the largest step size.
@@ -199,7 +200,7 @@ def _way(
     nearest = sizes.new_full(sizes.shape, torch.inf, dtype=torch.float64)
     first = torch.zeros_like(labels)
     best, x = clean.clone(), clean
-    sizes = sizes[:, None, None, None]
+    sizes = per_image(sizes)
     for number in range(1, steps + 1):
         x = (x + sizes * gradient.sign()).clamp(0, 1).requires_grad_()
         logits = model(x)

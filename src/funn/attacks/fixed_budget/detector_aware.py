@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from funn.attacks.fixed_budget.pgd import PGD, Norm
+from funn.attacks.core.norms import Norm
+from funn.attacks.fixed_budget.pgd import PGD
 
 
 class DetectorAware(PGD):

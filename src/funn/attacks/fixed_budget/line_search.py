@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from funn.attacks.core.candidates import first_fooling, in_batches
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.core.losses import clean_gradients
+from funn.attacks.core.norms import per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally
+from funn.attacks.core.tally import Tally, clean_gradients
 
 # Foolbox 1.x tries this many equal parts of the largest epsilon; if one of the first few is the
 # first success, it divides the stretch up to that one again.
@@ -133,5 +133,5 @@ def _parts(epsilons: Tensor, count: int) -> Tensor:
 
 def _moved(images: Tensor, directions: Tensor, epsilons: float | Tensor) -> Tensor:
     if isinstance(epsilons, Tensor):
-        epsilons = epsilons.float()[:, None, None, None]
+        epsilons = per_image(epsilons.float())
     return (images + epsilons * directions).clamp(0, 1)

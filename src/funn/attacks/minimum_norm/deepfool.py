@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
+from funn.attacks.core.norms import DUAL, Norm, check_norm, length, per_image
 from funn.attacks.core.result import AttackResult
 from funn.attacks.core.tally import Tally, show_no_way
+from funn.attacks.core.targets import nearest_classes
 
-Norm = Literal["l2", "linf"]
 Push = Literal["distance", "score"]
 
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
@@ -58,8 +59,7 @@ class DeepFool(BatchedAttack):
         protocol: Protocol = "strict",
         push: Push = "distance",
     ) -> None:
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         check_protocol(protocol)
         if push not in ("distance", "score"):
             raise ValueError(f"push={push} must be distance or score")
@@ -156,7 +156,7 @@ def deepfool(
         moved = [way.advance(batch, steps - number) for batch in active.split(batch_size)]
         active = active[torch.cat(moved)]
     tally.blind = way.blind
-    fooled = tally.success[:, None, None, None]
+    fooled = per_image(tally.success)
     tally.adversarials = torch.where(fooled, way.current, images)
     return tally.result()
 
@@ -194,8 +194,7 @@ class _Way:
 
     def consider(self, batch: Tensor, logits: Tensor) -> None:
         """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
-        others = logits.scatter(1, self.labels[batch, None], -torch.inf)
-        best = others.topk(min(self.candidates, logits.shape[1]) - 1, dim=1).indices
+        best = nearest_classes(logits, self.labels[batch], self.candidates - 1)
         if self.rivals.shape[1] != best.shape[1]:
             self.rivals = best.new_zeros(len(self.labels), best.shape[1])
         self.rivals[batch] = best
@@ -250,13 +249,12 @@ def _nearest(
     differences: Tensor, gradients: Tensor, norm: Norm, added: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such."""
-    flat = gradients.flatten(2)
-    dual = flat.norm(p=2 if norm == "l2" else 1, dim=2) + _TINY
+    dual = length(gradients.flatten(0, 1), DUAL[norm]).view_as(differences) + _TINY
     usable = (differences < 0) & dual.isfinite()
     distances = (differences.abs() + added[0]) / dual + added[1]
     distances = torch.where(usable, distances, torch.inf)
     distance, nearest = distances.min(dim=1)
     rows = torch.arange(len(nearest), device=nearest.device)
     w, size = gradients[rows, nearest], dual[rows, nearest]
-    direction = w / size[:, None, None, None] if norm == "l2" else w.sign()
-    return distance[:, None, None, None] * direction, ~usable.any(1)
+    direction = w / per_image(size) if norm == "l2" else w.sign()
+    return per_image(distance) * direction, ~usable.any(1)

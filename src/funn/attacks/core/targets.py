@@ -1,4 +1,4 @@
-"""The classes that a targeted attack goes for."""
+"""The classes nearest the label, which DeepFool weighs and targeted attacks go for."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,23 @@ from funn.attacks.core.interface import Model
 from funn.attacks.core.tally import Tally
 
 
+def nearest_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The classes with the highest logits beside the label.
+
+    Args:
+        logits: (B, K).
+        labels: (B,).
+        count: how many classes, K - 1 at most.
+
+    Returns:
+        int64 (B, count or K - 1), highest first.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
 @torch.no_grad()
-def nearest_rivals(
+def predict_targets(
     model: Model,
     images: Tensor,
     labels: Tensor,
@@ -17,7 +32,7 @@ def nearest_rivals(
     tally: Tally,
     batch_size: int,
 ) -> Tensor:
-    """Rank the other classes by their logits on the clean images, with one more prediction.
+    """Find the nearest classes of the clean images, with one more prediction.
 
     Args:
         model: images (N, C, H, W) to logits (N, K).
@@ -32,13 +47,12 @@ def nearest_rivals(
         int64 (N, count or K - 1), highest first; zeros for the other images, and no class at all
         if no image is left.
     """
-    rivals = labels.new_zeros(len(labels), 0)
+    targets = labels.new_zeros(len(labels), 0)
     for batch in active.split(batch_size) if len(active) else ():
         logits = model(images[batch])
         tally.look(batch, logits, labels[batch])
-        others = logits.scatter(1, labels[batch, None], -torch.inf)
-        best = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
-        if rivals.shape[1] != best.shape[1]:
-            rivals = best.new_zeros(len(labels), best.shape[1])
-        rivals[batch] = best
-    return rivals
+        nearest = nearest_classes(logits, labels[batch], count)
+        if targets.shape[1] != nearest.shape[1]:
+            targets = nearest.new_zeros(len(labels), nearest.shape[1])
+        targets[batch] = nearest
+    return targets
