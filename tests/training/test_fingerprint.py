@@ -126,7 +126,7 @@ def test_a_line_in_any_module_behind_an_attack_gives_another_fingerprint(edited,
     behind = {
         "funn.evaluation.records.table",
         "funn.evaluation.trials.run_attack",
-        "funn.attacks.core.tally",
+        "funn.attacks.core.state",
     }
     assert set(edited[target]["seen"]) >= behind
     assert "funn.attacks.autoattack.square" not in edited[target]["seen"]  # of another attack

@@ -15,7 +15,7 @@ from funn.attacks.core.losses import cross_entropy, finite_gradient, targeted_ma
 from funn.attacks.core.norms import Norm, check_norm, length_by_sum, per_image
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, predict_clean
+from funn.attacks.core.state import AttackState, predict_clean
 from funn.attacks.core.targets import predict_targets
 
 Loss = Literal["ce", "dlr_targeted"]
@@ -77,17 +77,17 @@ class APGD(BatchedAttack):
             The result; `step` counts the predictions over all starts, a start's own included. A
             failure is returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         targets = labels[:, None]  # not looked at by the cross-entropy
         if self.loss == "dlr_targeted":
             targets = predict_targets(
-                model, images, labels, active, self.targets, tally, self.batch_size
+                model, images, labels, active, self.targets, state, self.batch_size
             )
         for run in range(targets.shape[1]):
             ascent = _Ascent(images, self._starts(images, active, run), self.norm, self.eps)
             passed = 1 + run * (self.steps + 1)
-            active = self._climb(model, labels, targets[:, run], ascent, tally, active, passed)
-        return tally.result()
+            active = self._climb(model, labels, targets[:, run], ascent, state, active, passed)
+        return state.result()
 
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """What is climbed, (B,), from logits (B, K); only APGD-T looks at the targets (B,)."""
@@ -101,7 +101,7 @@ class APGD(BatchedAttack):
         labels: Tensor,
         targets: Tensor,
         ascent: "_Ascent",
-        tally: Tally,
+        state: AttackState,
         active: Tensor,
         passed: int,
     ) -> Tensor:
@@ -116,14 +116,14 @@ class APGD(BatchedAttack):
             for batch in active.split(self.batch_size) if len(active) else ():
                 x = ascent.x[batch].requires_grad_()
                 logits = model(x)
-                kept = tally.judge(batch, logits.detach(), labels[batch], passed + number)
-                fooled = tally.success[batch]
-                tally.adversarials[batch[fooled]] = x.detach()[fooled]
+                kept = state.update(batch, logits.detach(), labels[batch], passed + number)
+                fooled = state.success[batch]
+                state.adversarials[batch[fooled]] = x.detach()[fooled]
                 going.append(batch[kept])
                 if number < self.steps and kept.any():
                     values = self.objective(logits, labels[batch], targets[batch])[kept]
                     gradient = finite_gradient(values, x)[kept]
-                    tally.differentiated(batch[kept], gradient)
+                    state.count_backward(batch[kept], gradient)
                     ascent.look(batch[kept], values.detach(), gradient, number)
             active = torch.cat(going)
             if number in windows:

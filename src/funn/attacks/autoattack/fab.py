@@ -13,7 +13,7 @@ from funn.attacks.core.interface import BatchedAttack, Model
 from funn.attacks.core.losses import finite_gradient, targeted_margin
 from funn.attacks.core.norms import Norm, check_norm, length_by_sum
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled, predict_clean
+from funn.attacks.core.state import AttackState, fooled, predict_clean
 from funn.attacks.core.targets import predict_targets
 
 # Slopes that the L2 projection takes for zero, and the least length of a step, as the authors do.
@@ -74,17 +74,17 @@ class FAB(BatchedAttack):
             adversarial image within eps, not the nearest, unless eps is None; a failure is
             returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         targets = predict_targets(
-            model, images, labels, active, self.targets, tally, self.batch_size
+            model, images, labels, active, self.targets, state, self.batch_size
         )
         for number in range(targets.shape[1]):
             self._walk(
-                model, images, labels, targets[:, number], active, tally, number * self.steps
+                model, images, labels, targets[:, number], active, state, number * self.steps
             )
             if self.eps is not None:
-                active = active[~tally.success[active]]
-        return tally.result()
+                active = active[~state.success[active]]
+        return state.result()
 
     def _walk(
         self,
@@ -93,7 +93,7 @@ class FAB(BatchedAttack):
         labels: Tensor,
         targets: Tensor,
         active: Tensor,
-        tally: Tally,
+        state: AttackState,
         before: int,
     ) -> None:
         """Walk towards one target (N,), after so many steps towards others."""
@@ -104,10 +104,10 @@ class FAB(BatchedAttack):
             for batch in active.split(self.batch_size):
                 at = x[batch].requires_grad_()
                 logits = model(at)
-                tally.look(batch, logits.detach(), labels[batch])
+                state.count_forward(batch, logits.detach(), labels[batch])
                 wrong = fooled(logits, labels[batch]) & arrived[batch]
-                hit = wrong & self._hits(at.detach(), images[batch], tally.adversarials[batch])
-                self._record(tally, batch[hit], at.detach()[hit], before + steps[batch[hit]])
+                hit = wrong & self._hits(at.detach(), images[batch], state.adversarials[batch])
+                self._record(state, batch[hit], at.detach()[hit], before + steps[batch[hit]])
                 on = logits.isfinite().all(1) & (steps[batch] < self.steps)
                 if self.eps is not None:
                     on &= ~hit
@@ -121,16 +121,16 @@ class FAB(BatchedAttack):
                 rows = batch[ahead]
                 value = targeted_margin(logits[ahead], labels[rows], targets[rows])
                 gradient = finite_gradient(value, at)[ahead]
-                tally.differentiated(rows, gradient)
+                state.count_backward(rows, gradient)
                 steps[rows] += 1
                 x[rows] = self._step(x[rows], images[rows], value.detach(), gradient)
             active = torch.cat(going)
 
     @staticmethod
-    def _record(tally: Tally, rows: Tensor, adversarials: Tensor, step: Tensor) -> None:
-        tally.success[rows] = True
-        tally.step[rows] = step
-        tally.adversarials[rows] = adversarials
+    def _record(state: AttackState, rows: Tensor, adversarials: Tensor, step: Tensor) -> None:
+        state.success[rows] = True
+        state.step[rows] = step
+        state.adversarials[rows] = adversarials
 
     def _hits(self, x: Tensor, clean: Tensor, found: Tensor) -> Tensor:
         """Whether x (B, C, H, W) is within eps, or nearer than what was found before, bool (B,).

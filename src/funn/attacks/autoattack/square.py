@@ -16,7 +16,7 @@ from funn.attacks.core.interface import BatchedAttack, Model
 from funn.attacks.core.norms import Norm, check_norm, length_by_sum, per_image
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled, predict_clean
+from funn.attacks.core.state import AttackState, fooled, predict_clean
 
 # After how many queries the share of the pixels that a square covers is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -71,7 +71,7 @@ class Square(BatchedAttack):
         Returns:
             The result; `step` counts the candidates. A failure is returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         best, margin = images.clone(), images.new_full((len(images),), torch.inf)
         draws = images.new_zeros(0)
         for number in range(self.queries + 1):
@@ -89,10 +89,10 @@ class Square(BatchedAttack):
                 else:
                     chance = draws[rows, (number - 1) % _BLOCK]
                     x = self._change(best[batch], images[batch], chance, number - 1)
-                going.append(self._try(model, x, batch, labels, best, margin, tally, number))
+                going.append(self._try(model, x, batch, labels, best, margin, state, number))
             kept = torch.cat(going)
             active, draws = active[kept], draws[kept]
-        return tally.result()
+        return state.result()
 
     def _draw(self, images: Tensor, active: Tensor, block: int | str, count: int) -> Tensor:
         """Uniform numbers for so many candidates of each active image (M, count, numbers)."""
@@ -192,7 +192,7 @@ class Square(BatchedAttack):
         labels: Tensor,
         best: Tensor,
         margin: Tensor,
-        tally: Tally,
+        state: AttackState,
         number: int,
     ) -> Tensor:
         """Predict candidates x (B, C, H, W) of images (B,), and keep those that are better.
@@ -201,14 +201,14 @@ class Square(BatchedAttack):
             bool (B,), which images resist.
         """
         logits = model(x)
-        gap = tally.look(batch, logits, labels[batch])
+        gap = state.count_forward(batch, logits, labels[batch])
         wrong = fooled(logits, labels[batch])
         better = wrong | (logits.isfinite().all(1) & (gap < margin[batch]))
         rows = batch[better]
         best[rows], margin[rows] = x[better], gap[better]
         rows = batch[wrong]
-        tally.success[rows], tally.step[rows] = True, number + 1
-        tally.adversarials[rows] = x[wrong]
+        state.success[rows], state.step[rows] = True, number + 1
+        state.adversarials[rows] = x[wrong]
         resists: Tensor = ~wrong
         return resists
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from funn.attacks.core.interface import Model
-from funn.attacks.core.tally import Tally
+from funn.attacks.core.state import AttackState
 
 
 def nearest_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -29,7 +29,7 @@ def predict_targets(
     labels: Tensor,
     active: Tensor,
     count: int,
-    tally: Tally,
+    state: AttackState,
     batch_size: int,
 ) -> Tensor:
     """Find the nearest classes of the clean images, with one more prediction.
@@ -40,7 +40,7 @@ def predict_targets(
         labels: (N,).
         active: indices (M,) of the images that are left to attack.
         count: how many classes, K - 1 at most.
-        tally: where the predictions are counted.
+        state: where the predictions are counted.
         batch_size: most images in one forward pass.
 
     Returns:
@@ -50,7 +50,7 @@ def predict_targets(
     targets = labels.new_zeros(len(labels), 0)
     for batch in active.split(batch_size) if len(active) else ():
         logits = model(images[batch])
-        tally.look(batch, logits, labels[batch])
+        state.count_forward(batch, logits, labels[batch])
         nearest = nearest_classes(logits, labels[batch], count)
         if targets.shape[1] != nearest.shape[1]:
             targets = nearest.new_zeros(len(labels), nearest.shape[1])

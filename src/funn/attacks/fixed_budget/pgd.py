@@ -9,7 +9,7 @@ from funn.attacks.core.losses import cross_entropy, finite_gradient
 from funn.attacks.core.norms import Norm, check_norm
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import predict_clean
+from funn.attacks.core.state import predict_clean
 
 
 class PGD(BatchedAttack):
@@ -59,36 +59,36 @@ class PGD(BatchedAttack):
         """Climb from each start until an image is fooled.
 
         Returns:
-            The result; `step` counts the steps over all starts. A failure ends where its last way
-            led.
+            The result; `step` counts the steps over all starts. A failure ends where its last
+            start led.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         for restart in range(self.restarts):
-            tally.adversarials[active] = self._starts(images[active], restart)
+            state.adversarials[active] = self._starts(images[active], restart)
             for number in range(self.steps + 1):
                 going = [active[:0]]
                 for batch in active.split(self.batch_size) if len(active) else ():
-                    x = tally.adversarials[batch].requires_grad_()
+                    x = state.adversarials[batch].requires_grad_()
                     logits = model(x)
                     total = restart * self.steps + number
-                    kept = tally.judge(batch, logits.detach(), labels[batch], total)
-                    caught = tally.success[batch] & ~self.evades(x.detach())
-                    tally.success[batch[caught]] = False
-                    tally.step[batch[caught]] = -1
-                    kept |= caught if self.stops else tally.success[batch] | caught
+                    kept = state.update(batch, logits.detach(), labels[batch], total)
+                    caught = state.success[batch] & ~self.evades(x.detach())
+                    state.success[batch[caught]] = False
+                    state.step[batch[caught]] = -1
+                    kept |= caught if self.stops else state.success[batch] | caught
                     going.append(batch[kept])
                     if number == self.steps or not kept.any():
                         continue
                     values = self.objective(logits, labels[batch], x, batch)
                     gradient = finite_gradient(values[kept], x)[kept]
-                    tally.differentiated(batch[kept], gradient)
+                    state.count_backward(batch[kept], gradient)
                     batch = batch[kept]
-                    tally.adversarials[batch] = projected_step(
+                    state.adversarials[batch] = projected_step(
                         x.detach()[kept], gradient, images[batch], self.norm, self.step_size,
                         self.eps,
                     )  # fmt: skip
                 active = torch.cat(going)
-        return tally.result()
+        return state.result()
 
     def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """What is climbed, (B,): the cross-entropy.

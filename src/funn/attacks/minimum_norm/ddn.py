@@ -8,7 +8,7 @@ from funn.attacks.core.losses import cross_entropy
 from funn.attacks.core.norms import length, per_image, unit
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.minimum_norm.search import Seen, Way, annealed, largest, search
+from funn.attacks.minimum_norm.search import Seen, Trajectory, annealed, largest, search
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 # A perturbation of no length has no direction to be scaled along.
@@ -100,16 +100,16 @@ def ddn(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result, as `minimal_norm.search` describes it.
+        The result, as `minimum_norm.search.search` describes it.
     """
 
-    def start(batch: Tensor) -> Way:
-        return _Way(batch, steps, gamma, init_norm, levels, seed)
+    def start(batch: Tensor) -> Trajectory:
+        return _Trajectory(batch, steps, gamma, init_norm, levels, seed)
 
     return search(model, images, labels, start, norm="l2", steps=steps, batch_size=batch_size)
 
 
-class _Way(Way):
+class _Trajectory(Trajectory):
     def __init__(
         self,
         images: Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
 from funn.attacks.core.norms import DUAL, Norm, check_norm, length, per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, show_no_way
+from funn.attacks.core.state import AttackState, without_direction
 from funn.attacks.core.targets import nearest_classes
 
 Push = Literal["distance", "score"]
@@ -135,8 +135,10 @@ def deepfool(
     if protocol == "foolbox1":
         added = (0.0, 0.0)
     accumulated = protocol == "strict"
-    way = _Way(model, images, labels, norm, added, 1 + overshoot, accumulated, candidates)
-    tally = Tally(images)
+    trajectory = _Trajectory(
+        model, images, labels, norm, added, 1 + overshoot, accumulated, candidates
+    )
+    state = AttackState(images)
     active = torch.arange(len(images), device=images.device)
     for number in range(steps + 1):
         # A pass forward to see who goes on, and then one more with the passes backward of those
@@ -144,25 +146,25 @@ def deepfool(
         kept = [active[:0]]
         for batch in active.split(batch_size) if len(active) else ():
             with torch.no_grad():
-                logits = model(way.current[batch])
-            kept.append(batch[tally.judge(batch, logits, labels[batch], number)])
+                logits = model(trajectory.current[batch])
+            kept.append(batch[state.update(batch, logits, labels[batch], number)])
             if number == 0:
-                way.consider(batch, logits)
+                trajectory.consider(batch, logits)
         active = torch.cat(kept)
         if number == steps or not len(active):
             break
-        tally.forwards[active] += 1
-        tally.backwards[active] += way.rivals.shape[1]
-        moved = [way.advance(batch, steps - number) for batch in active.split(batch_size)]
+        state.forwards[active] += 1
+        state.backwards[active] += trajectory.targets.shape[1]
+        moved = [trajectory.advance(batch, steps - number) for batch in active.split(batch_size)]
         active = active[torch.cat(moved)]
-    tally.blind = way.blind
-    fooled = per_image(tally.success)
-    tally.adversarials = torch.where(fooled, way.current, images)
-    return tally.result()
+    state.blind = trajectory.blind
+    fooled = per_image(state.success)
+    state.adversarials = torch.where(fooled, trajectory.current, images)
+    return state.result()
 
 
-class _Way:
-    """Where the images are on their ways: their current values and, under `strict`, how far.
+class _Trajectory:
+    """Where the images are: their current values and, under `strict`, the perturbation in all.
 
     Attributes:
         blind: bool (N,), which had a gradient of zero towards every candidate class.
@@ -189,15 +191,15 @@ class _Way:
         self.scale = scale
         self.candidates = candidates
         # (N, R), of each image the classes with the highest clean logits beside the label.
-        self.rivals = labels.new_zeros(len(labels), 0)
+        self.targets = labels.new_zeros(len(labels), 0)
         self.blind = torch.zeros_like(labels, dtype=torch.bool)
 
     def consider(self, batch: Tensor, logits: Tensor) -> None:
         """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
         best = nearest_classes(logits, self.labels[batch], self.candidates - 1)
-        if self.rivals.shape[1] != best.shape[1]:
-            self.rivals = best.new_zeros(len(self.labels), best.shape[1])
-        self.rivals[batch] = best
+        if self.targets.shape[1] != best.shape[1]:
+            self.targets = best.new_zeros(len(self.labels), best.shape[1])
+        self.targets[batch] = best
 
     def advance(self, batch: Tensor, steps_left: int) -> Tensor:
         """Take one step with some images (B,).
@@ -207,9 +209,9 @@ class _Way:
             repeated as it is.
         """
         differences, gradients = _linearise(
-            self.model, self.current[batch], self.labels[batch], self.rivals[batch]
+            self.model, self.current[batch], self.labels[batch], self.targets[batch]
         )
-        self.blind[batch[show_no_way(gradients)]] = True
+        self.blind[batch[without_direction(gradients)]] = True
         steps, stuck = _nearest(differences, gradients, self.norm, self.added)
         changing = ~stuck
         changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)
@@ -233,11 +235,11 @@ class _Way:
         return (self.clean[batch] + self.scale * total).clamp(0, 1)
 
 
-def _linearise(model: Model, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f (N, R) and w (N, R, C, H, W) of z_rival - z_label at x."""
+def _linearise(model: Model, x: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f (N, R) and w (N, R, C, H, W) of z_target - z_label at x."""
     logits = model(x.requires_grad_())
-    differences = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
-    count = rivals.shape[1]
+    differences = logits.gather(1, targets) - logits.gather(1, labels[:, None])
+    count = targets.shape[1]
     gradients = [
         torch.autograd.grad(differences[:, k].sum(), x, retain_graph=k + 1 < count)[0]
         for k in range(count)

@@ -10,7 +10,7 @@ from funn.attacks.core.interface import BatchedAttack, Model
 from funn.attacks.core.losses import margin
 from funn.attacks.core.norms import DUAL, AnyNorm, length, unit
 from funn.attacks.core.result import AttackResult
-from funn.attacks.minimum_norm.search import Seen, Way, annealed, largest, search
+from funn.attacks.minimum_norm.search import Seen, Trajectory, annealed, largest, search
 
 _LAST_GAMMA = 0.001
 _TINY = 1e-12
@@ -103,16 +103,16 @@ def fmn(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result, as `minimal_norm.search` describes it.
+        The result, as `minimum_norm.search.search` describes it.
     """
 
-    def start(batch: Tensor) -> Way:
-        return _Way(batch, norm, steps, step_size, gamma)
+    def start(batch: Tensor) -> Trajectory:
+        return _Trajectory(batch, norm, steps, step_size, gamma)
 
     return search(model, images, labels, start, norm=norm, steps=steps, batch_size=batch_size)
 
 
-class _Way(Way):
+class _Trajectory(Trajectory):
     def __init__(
         self, images: Tensor, norm: AnyNorm, steps: int, step_size: float, gamma: float
     ) -> None:

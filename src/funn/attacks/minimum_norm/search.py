@@ -11,7 +11,7 @@ from torch import Tensor
 from funn.attacks.core.interface import Model
 from funn.attacks.core.norms import AnyNorm, length
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled
+from funn.attacks.core.state import AttackState, fooled
 
 
 class Seen(NamedTuple):
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
     smallest: Tensor
 
 
-class Way(ABC):
+class Trajectory(ABC):
     """The way of B images; every attribute that is a tensor has one row for each of them.
 
     Args:
@@ -72,7 +72,7 @@ def search(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    start: Callable[[Tensor], Way],
+    start: Callable[[Tensor], Trajectory],
     *,
     norm: AnyNorm,
     steps: int,
@@ -88,7 +88,7 @@ def search(
         model: images (N, C, H, W) to logits (N, K).
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
-        start: from clean images (B, C, H, W) to their way.
+        start: from clean images (B, C, H, W) to their trajectory.
         norm: tells which image is the smallest.
         steps: most steps. What the last of them reaches is looked at too, which takes one pass
             forward more than there are steps.
@@ -106,30 +106,35 @@ def search(
 
 
 def _follow(
-    model: Model, best: "Smallest", way: Way, batch: Tensor, labels: Tensor, steps: int
+    model: Model,
+    best: "Smallest",
+    trajectory: Trajectory,
+    batch: Tensor,
+    labels: Tensor,
+    steps: int,
 ) -> None:
     for number in range(steps + 1):
-        x = way.x.detach().requires_grad_()
+        x = trajectory.x.detach().requires_grad_()
         logits = model(x)
-        wrong = best.offer(batch, way.x, logits.detach(), labels[batch], number)
+        wrong = best.offer(batch, trajectory.x, logits.detach(), labels[batch], number)
         going = logits.detach().isfinite().all(1) & best.improvable(batch)
         if number == steps or not going.any():
             return
-        values = way.objective(logits, labels[batch])
+        values = trajectory.objective(logits, labels[batch])
         # The sum, for the mean would make an image's gradient depend on the size of its batch.
         gradient = torch.autograd.grad(values[going].sum(), x)[0]
         finite = gradient.isfinite().flatten(1).all(1)
-        best.differentiated(batch[going], gradient[going])
-        going &= finite & way.can_move(gradient)
+        best.count_backward(batch[going], gradient[going])
+        going &= finite & trajectory.can_move(gradient)
         if not going.any():
             return
-        way.narrow(going)
+        trajectory.narrow(going)
         batch = batch[going]
         seen = Seen(values.detach()[going], gradient[going], wrong[going], best.norms[batch])
-        way.move(number, seen)
+        trajectory.move(number, seen)
 
 
-class Smallest(Tally):
+class Smallest(AttackState):
     """An `AttackResult` in the making that keeps the smallest adversarial image.
 
     Args:
@@ -161,7 +166,7 @@ class Smallest(Tally):
         Returns:
             bool (B,), which are misclassified.
         """
-        self.look(batch, logits, labels)
+        self.count_forward(batch, logits, labels)
         wrong = fooled(logits, labels)
         norms = length(x - self.clean[batch], self.norm)
         better = wrong & (norms < self.norms[batch])

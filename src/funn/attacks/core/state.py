@@ -1,4 +1,4 @@
-"""What an attack knows of each image so far."""
+"""What an attack knows of each image so far, and the first predictions of the clean images."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from funn.attacks.core.losses import cross_entropy_gradient, margin
 from funn.attacks.core.result import AttackResult
 
 
-class Tally:
+class AttackState:
     """An `AttackResult` in the making.
 
     Args:
@@ -34,7 +34,7 @@ class Tally:
         self.backwards = torch.zeros_like(self.step)
         self.blind = torch.zeros_like(self.success)
 
-    def judge(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
+    def update(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """Record the predictions of one forward pass.
 
         Args:
@@ -47,12 +47,12 @@ class Tally:
             bool (B,), which images are still predicted right, by finite logits.
         """
         wrong = fooled(logits, labels)
-        self.look(batch, logits, labels)
+        self.count_forward(batch, logits, labels)
         self.success[batch] = wrong
         self.step[batch] = torch.where(wrong, step, -1)
         return finite_rows(logits) & ~wrong
 
-    def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def count_forward(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Count one forward pass of each row, and keep how close it was.
 
         Args:
@@ -69,15 +69,15 @@ class Tally:
         self.closest.scatter_reduce_(0, owners, close, "amin")
         return margins
 
-    def differentiated(self, owners: Tensor, gradients: Tensor) -> None:
-        """Count one backward pass of each row, and note where it showed no way.
+    def count_backward(self, owners: Tensor, gradients: Tensor) -> None:
+        """Count one backward pass of each row, and note where it gave no direction.
 
         Args:
             owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
             gradients: (B, C, H, W).
         """
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
-        self.blind[owners[show_no_way(gradients)]] = True
+        self.blind[owners[without_direction(gradients)]] = True
 
     def result(self) -> AttackResult:
         """Return what is known now."""
@@ -92,7 +92,7 @@ class Tally:
         )
 
 
-def show_no_way(gradients: Tensor) -> Tensor:
+def without_direction(gradients: Tensor) -> Tensor:
     """Whether no entry of each row of gradients (B, ...) is finite and not zero, bool (B,)."""
     flat = gradients.flatten(1)
     # Most rows are settled by their sum, for a tenth of the time, and most batches by two numbers.
@@ -119,7 +119,7 @@ def finite_rows(logits: Tensor) -> Tensor:
 @torch.no_grad()
 def predict_clean(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[Tally, Tensor]:
+) -> tuple[AttackState, Tensor]:
     """Predict the clean images.
 
     Args:
@@ -129,19 +129,19 @@ def predict_clean(
         batch_size: most images in one forward pass.
 
     Returns:
-        The tally, and the indices of the images that are left to attack.
+        The state, and the indices of the images that are left to attack.
     """
-    tally = Tally(images)
+    state = AttackState(images)
     active = [torch.arange(0, device=images.device)]
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
         if len(batch):
-            active.append(batch[tally.judge(batch, model(images[batch]), labels[batch], 0)])
-    return tally, torch.cat(active)
+            active.append(batch[state.update(batch, model(images[batch]), labels[batch], 0)])
+    return state, torch.cat(active)
 
 
 def clean_gradients(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[Tally, Tensor, Tensor]:
+) -> tuple[AttackState, Tensor, Tensor]:
     """Predict the clean images, and differentiate where the prediction is right.
 
     Args:
@@ -151,20 +151,20 @@ def clean_gradients(
         batch_size: most images in one forward pass.
 
     Returns:
-        The tally; the indices (M,) of the images that are left to attack; their gradients
+        The state; the indices (M,) of the images that are left to attack; their gradients
         (M, C, H, W).
     """
-    tally = Tally(images)
+    state = AttackState(images)
     active, gradients = [torch.arange(0, device=images.device)], [images[:0]]
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
         x = images[batch].requires_grad_()
         if not len(batch):
             continue
         logits = model(x)
-        kept = tally.judge(batch, logits.detach(), labels[batch], 0)
+        kept = state.update(batch, logits.detach(), labels[batch], 0)
         if not kept.any():
             continue
         active.append(batch[kept])
         gradients.append(cross_entropy_gradient(logits[kept], labels[batch][kept], x)[kept])
-        tally.differentiated(batch[kept], gradients[-1])
-    return tally, torch.cat(active), torch.cat(gradients)
+        state.count_backward(batch[kept], gradients[-1])
+    return state, torch.cat(active), torch.cat(gradients)
