@@ -147,7 +147,7 @@ class APGD(BatchedAttack):
 
 
 class _Ascent:
-    """Where the images are on their ways up, from one start.
+    """The trajectories of the images, from one start.
 
     Args:
         images: clean (N, C, H, W).

@@ -27,7 +27,7 @@ class FAB(BatchedAttack):
         model: images in [0, 1] to logits.
         norm: "l2" or "linf", the norm that each step minimises.
         eps: an adversarial image farther from the clean one than this, in that norm, is no success.
-            None: look on to the end for the nearest. Its way does not depend on eps, so the
+            None: look on to the end for the nearest. Its trajectory does not depend on eps, so the
             nearest one answers for every eps at once.
         steps: steps towards each target.
         targets: how many classes are tried, those of the highest logits on the clean image.

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
 
 class Trajectory(ABC):
-    """The way of B images; every attribute that is a tensor has one row for each of them.
+    """The trajectory of B images; every attribute that is a tensor has one row for each of them.
 
     Args:
         images: clean images (B, C, H, W) in [0, 1].
@@ -78,7 +78,7 @@ def search(
     steps: int,
     batch_size: int,
 ) -> AttackResult:
-    """Let each image go its way and return the smallest adversarial image that was met on it.
+    """Follow each image's trajectory and return the smallest adversarial image that was met on it.
 
     An image stops before its last step when it is misclassified from the start, when it cannot
     move, when no smaller one is possible (a single changed value, for "l0"), or when its logits
