@@ -34,6 +34,28 @@ class AttackState:
         self.backwards = torch.zeros_like(self.step)
         self.blind = torch.zeros_like(self.success)
 
+    @torch.no_grad()
+    def predict(
+        self, model: Model, active: Tensor, labels: Tensor, step: int, batch_size: int
+    ) -> Tensor:
+        """Predict some images as they are now, and record it.
+
+        Args:
+            model: images (N, C, H, W) to logits (N, K).
+            active: indices (M,) of the images.
+            labels: of all images (N,).
+            step: what to record as the step of those that are wrong.
+            batch_size: most images in one forward pass.
+
+        Returns:
+            Indices of the images that are still predicted right, by finite logits.
+        """
+        kept = [active[:0]]
+        for batch in active.split(batch_size) if len(active) else ():
+            logits = model(self.adversarials[batch])
+            kept.append(batch[self.update(batch, logits, labels[batch], step)])
+        return torch.cat(kept)
+
     def update(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """Record the predictions of one forward pass.
 
@@ -116,7 +138,6 @@ def finite_rows(logits: Tensor) -> Tensor:
     return (logits * 0).sum(1) == 0
 
 
-@torch.no_grad()
 def predict_clean(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[AttackState, Tensor]:
@@ -132,11 +153,8 @@ def predict_clean(
         The state, and the indices of the images that are left to attack.
     """
     state = AttackState(images)
-    active = [torch.arange(0, device=images.device)]
-    for batch in torch.arange(len(images), device=images.device).split(batch_size):
-        if len(batch):
-            active.append(batch[state.update(batch, model(images[batch]), labels[batch], 0)])
-    return state, torch.cat(active)
+    everyone = torch.arange(len(images), device=images.device)
+    return state, state.predict(model, everyone, labels, 0, batch_size)
 
 
 def clean_gradients(

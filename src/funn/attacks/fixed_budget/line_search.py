@@ -77,10 +77,7 @@ def step_along_gradient(
         _grid_search(model, images, labels, directions, active, eps, batch_size, state)
         return state.result()
     state.adversarials = _moved(images, directions, eps)
-    with torch.no_grad():
-        for batch in active.split(batch_size):
-            if len(batch):
-                state.update(batch, model(state.adversarials[batch]), labels[batch], 1)
+    state.predict(model, active, labels, 1, batch_size)
     return state.result()
 
 

@@ -17,8 +17,8 @@ _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
 _TINY = 1e-8
 # `strict` adds this to the length of each step, or to |f|. Without it the iterate creeps to the
-# boundary from inside and crosses by rounding only.
-_PUSH = 1e-4
+# boundary from inside and crosses by rounding only. To |f|, and to the length:
+_ADDED: dict[Push, tuple[float, float]] = {"distance": (0.0, 1e-4), "score": (1e-4, 0.0)}
 
 
 class DeepFool(BatchedAttack):
@@ -131,26 +131,15 @@ def deepfool(
         The result; `step` counts the updates before the first wrong prediction. A failure is
         returned as the clean image: it is no adversarial image of any distance.
     """
-    added = {"score": (_PUSH, 0.0), "distance": (0.0, _PUSH)}[push]
-    if protocol == "foolbox1":
-        added = (0.0, 0.0)
-    accumulated = protocol == "strict"
-    trajectory = _Trajectory(
-        model, images, labels, norm, added, 1 + overshoot, accumulated, candidates
-    )
+    added = _ADDED[push] if protocol == "strict" else (0.0, 0.0)
+    scale, accumulated = 1 + overshoot, protocol == "strict"
+    trajectory = _Trajectory(model, images, labels, norm, added, scale, accumulated, candidates)
     state = AttackState(images)
     active = torch.arange(len(images), device=images.device)
     for number in range(steps + 1):
         # A pass forward to see who goes on, and then one more with the passes backward of those
         # alone: a step costs as many passes backward as there are candidates.
-        kept = [active[:0]]
-        for batch in active.split(batch_size) if len(active) else ():
-            with torch.no_grad():
-                logits = model(trajectory.current[batch])
-            kept.append(batch[state.update(batch, logits, labels[batch], number)])
-            if number == 0:
-                trajectory.consider(batch, logits)
-        active = torch.cat(kept)
+        active = trajectory.predict(state, active, number, batch_size)
         if number == steps or not len(active):
             break
         state.forwards[active] += 1
@@ -194,7 +183,22 @@ class _Trajectory:
         self.targets = labels.new_zeros(len(labels), 0)
         self.blind = torch.zeros_like(labels, dtype=torch.bool)
 
-    def consider(self, batch: Tensor, logits: Tensor) -> None:
+    @torch.no_grad()
+    def predict(self, state: AttackState, active: Tensor, number: int, batch_size: int) -> Tensor:
+        """Predict images (M,) after so many steps.
+
+        Returns:
+            Indices of those that are still predicted right.
+        """
+        kept = [active[:0]]
+        for batch in active.split(batch_size) if len(active) else ():
+            logits = self.model(self.current[batch])
+            kept.append(batch[state.update(batch, logits, self.labels[batch], number)])
+            if number == 0:
+                self._consider(batch, logits)
+        return torch.cat(kept)
+
+    def _consider(self, batch: Tensor, logits: Tensor) -> None:
         """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
         best = nearest_classes(logits, self.labels[batch], self.candidates - 1)
         if self.targets.shape[1] != best.shape[1]:
@@ -250,7 +254,10 @@ def _linearise(model: Model, x: Tensor, labels: Tensor, targets: Tensor) -> tupl
 def _nearest(
     differences: Tensor, gradients: Tensor, norm: Norm, added: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such."""
+    """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such.
+
+    A tied class, f = 0, is no candidate: its boundary is where the image already stands.
+    """
     dual = length(gradients.flatten(0, 1), DUAL[norm]).view_as(differences) + _TINY
     usable = (differences < 0) & dual.isfinite()
     distances = (differences.abs() + added[0]) / dual + added[1]

@@ -146,12 +146,7 @@ def local_search(
         active, chosen = active[chosen.any(1)], chosen[chosen.any(1)]
         state.adversarials[active] = _perturbed(state.adversarials[active], chosen, r)
         near[active] = _neighbourhood(chosen, d, height, width)
-        going = [
-            batch[state.update(batch, model(state.adversarials[batch]), labels[batch], number)]
-            for batch in active.split(batch_size)
-            if len(batch)
-        ]
-        active = torch.cat(going) if going else active
+        active = state.predict(model, active, labels, number, batch_size)
     return state.result()
 
 
