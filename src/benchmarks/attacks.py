@@ -24,7 +24,7 @@ from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.attacks.core.interface import BatchedAttack
-from funn.attacks.minimum_norm.deepfool import Norm
+from funn.attacks.core.norms import Norm
 from funn.config import cli
 from funn.config.build import build
 from funn.config.compose import ROOT
@@ -58,10 +58,8 @@ def deepfools(model: nn.Module, norm: Norm, steps: int) -> list[Contender]:
     """DeepFool everywhere: ours first."""
     fast = with_fast_layers(model)
     found = [
-        Contender(
-            "funn, strict, push=distance", DeepFool(fast, norm, steps, push="distance"), 1000
-        ),
         Contender("funn, strict", DeepFool(fast, norm, steps), 1000),
+        Contender("funn, strict, push=score", DeepFool(fast, norm, steps, push="score"), 1000),
         Contender("funn, strict, plain gradient", DeepFool(model, norm, steps), 1000),
         Contender("funn, foolbox1", DeepFool(fast, norm, steps, protocol="foolbox1"), 1000),
         Contender("Foolbox 3", foolbox3(model, norm, steps), 1000),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
 from funn.attacks import APGD, FAB, Square
-from funn.attacks.fixed_budget.pgd import Norm
+from funn.attacks.core.norms import Norm
 from funn.config import cli
 from funn.config.build import build
 from funn.config.compose import ROOT

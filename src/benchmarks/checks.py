@@ -30,7 +30,7 @@ from funn.attacks import (
     Square,
 )
 from funn.attacks.core.candidates import first_fooling
-from funn.attacks.core.tally import Tally
+from funn.attacks.core.state import AttackState
 from funn.attacks.minimum_norm import deepfool
 from funn.attacks.pixel.incremental import PixelAttack, known_layers
 from funn.config import cli
@@ -55,7 +55,7 @@ _ROUNDS = 9
 def unguarded() -> Iterator[None]:
     """Attacks inside trust the model, as they did before anything was checked."""
 
-    def counted_only(self: Tally, owners: Tensor, gradients: Tensor) -> None:
+    def counted_only(self: AttackState, owners: Tensor, gradients: Tensor) -> None:
         del gradients
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
 
@@ -69,9 +69,9 @@ def unguarded() -> Iterator[None]:
     with ExitStack() as stack:
         for place, name, instead in (
             (BatchedAttack, "get_logits", Attack.get_logits),
-            (Tally, "differentiated", counted_only),
+            (AttackState, "count_backward", counted_only),
             (PixelAttack, "known_layers", trusted),
-            (deepfool, "show_no_way", lambda gradients: torch.zeros(len(gradients)).bool()),
+            (deepfool, "without_direction", lambda gradients: torch.zeros(len(gradients)).bool()),
         ):
             stack.enter_context(patch.object(place, name, instead))
         stack.enter_context(patch("funn.attacks.pixel.single_pixel.first_fooling", unconfirmed))

@@ -16,7 +16,7 @@ from funn.attacks import DeepFool
 SHAPE = (1, 4, 4)
 PROTOCOLS = ("strict", "foolbox1")
 OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
-PUSH = {"strict": 1e-4, "foolbox1": 0.0}
+PUSH = {"strict": 1e-4, "foolbox1": 0.0}  # added to the length of the step
 DUAL = {"l2": 2, "linf": 1}
 ORDER = {"l2": 2, "linf": np.inf}
 
@@ -66,7 +66,7 @@ def problems(draw):
 def test_lands_just_beyond_the_nearest_plane(problem, norm, protocol):
     model, image = problem
     f, w = boundaries(model, image, norm)
-    expected = ((f + PUSH[protocol]) / w).min() * (1 + OVERSHOOT[protocol])
+    expected = ((f / w).min() + PUSH[protocol]) * (1 + OVERSHOOT[protocol])
     distance = attacked_distance(DeepFool(model, norm, protocol=protocol), image, norm)
     assert distance == pytest.approx(expected.item(), rel=1e-3)
 
@@ -87,16 +87,16 @@ def test_overshoot(weights, image, norm, protocol):
     model = linear(weights, image, [0.1, 0.1])
     f, w = boundaries(model, image, norm)
     attack = DeepFool(model, norm, overshoot=0.5, protocol=protocol)
-    expected = ((f + PUSH[protocol]) / w).min() * 1.5
+    expected = ((f / w).min() + PUSH[protocol]) * 1.5
     assert attacked_distance(attack, image, norm) == pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_push_may_go_to_the_length_of_the_step(weights, image, norm):
+def test_the_push_may_go_to_the_score(weights, image, norm):
     model = linear(weights, image, [0.01, 0.01])
     f, w = boundaries(model, image, norm)
-    expected = ((f / w).min() + 1e-4) * 1.02
-    attack = DeepFool(model, norm, push="distance")
+    expected = ((f + 1e-4) / w).min() * 1.02
+    attack = DeepFool(model, norm, push="score")
     assert attacked_distance(attack, image, norm) == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -109,7 +109,7 @@ def test_candidates_are_those_with_the_highest_logits(weights, image, protocol):
     assert f[1] / w[1] < f[0] / w[0] / 2
     for candidates, target in ((2, 0), (3, 1), (10, 1)):
         attack = DeepFool(model, candidates=candidates, protocol=protocol)
-        expected = (f[target] + PUSH[protocol]) / w[target] * (1 + OVERSHOOT[protocol])
+        expected = (f[target] / w[target] + PUSH[protocol]) * (1 + OVERSHOOT[protocol])
         assert attacked_distance(attack, image, "l2") == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -122,7 +122,7 @@ def test_a_tied_class_does_not_stop_it(weights, image, norm, protocol):
     with torch.no_grad():
         model[1].bias[1] = model[1].bias[0]
     f, w = boundaries(model, image, norm)
-    expected = (f[1] + PUSH[protocol]) / w[1] * (1 + OVERSHOOT[protocol])
+    expected = (f[1] / w[1] + PUSH[protocol]) * (1 + OVERSHOOT[protocol])
     attack = DeepFool(model, norm, protocol=protocol)
     assert attacked_distance(attack, image, norm) == pytest.approx(expected.item(), rel=1e-3)
 
@@ -158,7 +158,7 @@ def small():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("push", ["score", "distance"])
+@pytest.mark.parametrize("push", ["distance", "score"])
 def test_strict_agrees_with_foolbox_3(small, norm, push):
     """Exactly where it adds the 1e-4 to the same thing, which is the length of the step."""
     network, images, labels = small

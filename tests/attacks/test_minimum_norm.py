@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from funn.attacks import DDN, FMN, SigmaZero
-from funn.attacks.minimum_norm.fmn import project
+from funn.attacks.core.ball import project
 
 SIDE = 8
 P = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}

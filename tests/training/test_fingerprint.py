@@ -73,8 +73,8 @@ STAGES = {
         "funn.training.stage",
     },
     "funn.defenses.funn_pgd.training.RobustFeatures": {
-        "funn.attacks.fixed_budget.pgd",
-        "funn.attacks.fixed_budget.gradient",
+        "funn.attacks.core.ball",
+        "funn.attacks.core.norms",
     },
     "funn.method.classifier.ClassifierStage": {
         "funn.method.features",
@@ -126,7 +126,7 @@ def test_a_line_in_any_module_behind_an_attack_gives_another_fingerprint(edited,
     behind = {
         "funn.evaluation.records.table",
         "funn.evaluation.trials.run_attack",
-        "funn.attacks.core.tally",
+        "funn.attacks.core.state",
     }
     assert set(edited[target]["seen"]) >= behind
     assert "funn.attacks.autoattack.square" not in edited[target]["seen"]  # of another attack

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from funn.attacks.fixed_budget.pgd import Norm, climb
+from funn.attacks.core.ball import projected_gradient_ascent
+from funn.attacks.core.norms import Norm
 from funn.config.build import build_module
 from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
@@ -138,7 +139,7 @@ class RobustTraining(StageModule):
         eps = self.eps * min(1.0, done / self.warm_epochs) if self.warm_epochs else self.eps
         draw = generator(self.seed, "adversarial_training", self.current_epoch, batch_idx)
         self.classifier.requires_grad_(False)
-        attacked = climb(
+        attacked = projected_gradient_ascent(
             lambda x: F.cross_entropy(self.classifier(x), labels, reduction="sum"),
             x, self.norm, eps, self.steps, draw,
         )  # fmt: skip

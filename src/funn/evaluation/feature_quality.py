@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from funn.attacks import PGD
-from funn.attacks.fixed_budget.pgd import Norm, climb
+from funn.attacks.core.ball import projected_gradient_ascent
+from funn.attacks.core.norms import Norm
 from funn.data.images import Images
 from funn.evaluation.studies import Once
 from funn.method.features import encode
@@ -88,7 +89,7 @@ def moved(encoder: nn.Module, x: Tensor, norm: Norm, eps: float, steps: int) -> 
             features: Tensor = encoder(images)
             return (features - clean).square().sum(1)
 
-        found.append(climb(distance, batch, norm, eps, steps, draw))
+        found.append(projected_gradient_ascent(distance, batch, norm, eps, steps, draw))
     return torch.cat(found)
 
 

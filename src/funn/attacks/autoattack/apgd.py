@@ -8,16 +8,15 @@ each image stops when it is fooled, and the images that go on are packed togethe
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.attacks.autoattack.targets import nearest_rivals
 from funn.attacks.core.interface import BatchedAttack, Model
-from funn.attacks.core.losses import finite_gradient
+from funn.attacks.core.losses import cross_entropy, finite_gradient, targeted_margin
+from funn.attacks.core.norms import Norm, check_norm, length_by_sum, per_image
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, predict_clean
-from funn.attacks.fixed_budget.pgd import Norm
+from funn.attacks.core.state import AttackState, predict_clean
+from funn.attacks.core.targets import predict_targets
 
 Loss = Literal["ce", "dlr_targeted"]
 
@@ -57,8 +56,7 @@ class APGD(BatchedAttack):
         rho: float = 0.75,
         seed: int = 0,
     ) -> None:
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         if loss not in ("ce", "dlr_targeted"):
             raise ValueError(f"loss={loss} must be ce or dlr_targeted")
         if not eps >= 0 or steps < 1 or targets < 1 or not 0 <= rho <= 1:
@@ -79,22 +77,22 @@ class APGD(BatchedAttack):
             The result; `step` counts the predictions over all starts, a start's own included. A
             failure is returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         targets = labels[:, None]  # not looked at by the cross-entropy
         if self.loss == "dlr_targeted":
-            targets = nearest_rivals(
-                model, images, labels, active, self.targets, tally, self.batch_size
+            targets = predict_targets(
+                model, images, labels, active, self.targets, state, self.batch_size
             )
         for run in range(targets.shape[1]):
             ascent = _Ascent(images, self._starts(images, active, run), self.norm, self.eps)
             passed = 1 + run * (self.steps + 1)
-            active = self._climb(model, labels, targets[:, run], ascent, tally, active, passed)
-        return tally.result()
+            active = self._climb(model, labels, targets[:, run], ascent, state, active, passed)
+        return state.result()
 
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """What is climbed, (B,), from logits (B, K); only APGD-T looks at the targets (B,)."""
         if self.loss == "ce":
-            return F.cross_entropy(logits, labels, reduction="none")
+            return cross_entropy(logits, labels)
         return difference_ratio(logits, labels, targets)
 
     def _climb(
@@ -103,7 +101,7 @@ class APGD(BatchedAttack):
         labels: Tensor,
         targets: Tensor,
         ascent: "_Ascent",
-        tally: Tally,
+        state: AttackState,
         active: Tensor,
         passed: int,
     ) -> Tensor:
@@ -118,14 +116,14 @@ class APGD(BatchedAttack):
             for batch in active.split(self.batch_size) if len(active) else ():
                 x = ascent.x[batch].requires_grad_()
                 logits = model(x)
-                kept = tally.judge(batch, logits.detach(), labels[batch], passed + number)
-                fooled = tally.success[batch]
-                tally.adversarials[batch[fooled]] = x.detach()[fooled]
+                kept = state.update(batch, logits.detach(), labels[batch], passed + number)
+                fooled = state.success[batch]
+                state.adversarials[batch[fooled]] = x.detach()[fooled]
                 going.append(batch[kept])
                 if number < self.steps and kept.any():
                     values = self.objective(logits, labels[batch], targets[batch])[kept]
                     gradient = finite_gradient(values, x)[kept]
-                    tally.differentiated(batch[kept], gradient)
+                    state.count_backward(batch[kept], gradient)
                     ascent.look(batch[kept], values.detach(), gradient, number)
             active = torch.cat(going)
             if number in windows:
@@ -143,13 +141,13 @@ class APGD(BatchedAttack):
                 noise = 2 * torch.rand(image.shape, generator=draw) - 1
             else:
                 noise = torch.randn(image.shape, generator=draw)
-            noise = self.eps * noise / (_length(noise, self.norm) + _TINY)
+            noise = self.eps * noise / (per_image(length_by_sum(noise, self.norm)) + _TINY)
             starts[row] = (image + noise.to(image)).clamp(0, 1)[0]
         return starts
 
 
 class _Ascent:
-    """Where the images are on their ways up, from one start.
+    """The trajectories of the images, from one start.
 
     Args:
         images: clean (N, C, H, W).
@@ -211,7 +209,7 @@ class _Ascent:
         if self.norm == "linf":
             direction = gradient.sign()
         else:
-            direction = gradient / (_length(gradient, "l2") + _TINY)
+            direction = gradient / (per_image(length_by_sum(gradient, "l2")) + _TINY)
         share = _MOMENTUM if number else 1.0
         moved = self._project(active, x + self.size[active] * direction)
         moved = x + (moved - x) * share + (x - self.before[active]) * (1 - share)
@@ -224,7 +222,7 @@ class _Ascent:
         if self.norm == "linf":
             return x.clamp(images - self.eps, images + self.eps).clamp(0, 1)
         noise = x - images
-        length = _length(noise, "l2")
+        length = per_image(length_by_sum(noise, "l2"))
         return (images + noise / (length + _TINY) * length.clamp(max=self.eps)).clamp(0, 1)
 
 
@@ -257,15 +255,8 @@ def difference_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (B,); positive where the target is above the label.
     """
-    ahead = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+    ahead = targeted_margin(logits, labels, targets)
     if logits.shape[1] < 4:
         return ahead
     top = logits.topk(4, dim=1).values
     return ahead / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY)
-
-
-def _length(noise: Tensor, norm: Norm) -> Tensor:
-    """Norms of (N, C, H, W), as (N, 1, 1, 1)."""
-    if norm == "linf":
-        return noise.abs().amax((1, 2, 3), keepdim=True)
-    return noise.square().sum((1, 2, 3), keepdim=True).sqrt()

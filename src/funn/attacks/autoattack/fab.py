@@ -9,12 +9,12 @@ zero by Newton's method instead of by sorting. There is nothing random in it.
 import torch
 from torch import Tensor, nn
 
-from funn.attacks.autoattack.targets import nearest_rivals
 from funn.attacks.core.interface import BatchedAttack, Model
-from funn.attacks.core.losses import finite_gradient
+from funn.attacks.core.losses import finite_gradient, targeted_margin
+from funn.attacks.core.norms import Norm, check_norm, length_by_sum
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled, predict_clean
-from funn.attacks.fixed_budget.pgd import Norm
+from funn.attacks.core.state import AttackState, fooled, predict_clean
+from funn.attacks.core.targets import predict_targets
 
 # Slopes that the L2 projection takes for zero, and the least length of a step, as the authors do.
 _FLAT = 1e-8
@@ -27,7 +27,7 @@ class FAB(BatchedAttack):
         model: images in [0, 1] to logits.
         norm: "l2" or "linf", the norm that each step minimises.
         eps: an adversarial image farther from the clean one than this, in that norm, is no success.
-            None: look on to the end for the nearest. Its way does not depend on eps, so the
+            None: look on to the end for the nearest. Its trajectory does not depend on eps, so the
             nearest one answers for every eps at once.
         steps: steps towards each target.
         targets: how many classes are tried, those of the highest logits on the clean image.
@@ -52,8 +52,7 @@ class FAB(BatchedAttack):
         eta: float = 1.05,
         beta: float = 0.9,
     ) -> None:
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         if not (eps is None or eps >= 0) or steps < 1 or targets < 1:
             raise ValueError("eps must be 0 or more, steps and targets 1 or more")
         if not 0 <= alpha_max <= 1 or not 0 < beta <= 1 or eta < 1:
@@ -75,13 +74,17 @@ class FAB(BatchedAttack):
             adversarial image within eps, not the nearest, unless eps is None; a failure is
             returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
-        rivals = nearest_rivals(model, images, labels, active, self.targets, tally, self.batch_size)
-        for number in range(rivals.shape[1]):
-            self._walk(model, images, labels, rivals[:, number], active, tally, number * self.steps)
+        state, active = predict_clean(model, images, labels, self.batch_size)
+        targets = predict_targets(
+            model, images, labels, active, self.targets, state, self.batch_size
+        )
+        for number in range(targets.shape[1]):
+            self._walk(
+                model, images, labels, targets[:, number], active, state, number * self.steps
+            )
             if self.eps is not None:
-                active = active[~tally.success[active]]
-        return tally.result()
+                active = active[~state.success[active]]
+        return state.result()
 
     def _walk(
         self,
@@ -90,7 +93,7 @@ class FAB(BatchedAttack):
         labels: Tensor,
         targets: Tensor,
         active: Tensor,
-        tally: Tally,
+        state: AttackState,
         before: int,
     ) -> None:
         """Walk towards one target (N,), after so many steps towards others."""
@@ -101,10 +104,10 @@ class FAB(BatchedAttack):
             for batch in active.split(self.batch_size):
                 at = x[batch].requires_grad_()
                 logits = model(at)
-                tally.look(batch, logits.detach(), labels[batch])
+                state.count_forward(batch, logits.detach(), labels[batch])
                 wrong = fooled(logits, labels[batch]) & arrived[batch]
-                hit = wrong & self._hits(at.detach(), images[batch], tally.adversarials[batch])
-                self._record(tally, batch[hit], at.detach()[hit], before + steps[batch[hit]])
+                hit = wrong & self._hits(at.detach(), images[batch], state.adversarials[batch])
+                self._record(state, batch[hit], at.detach()[hit], before + steps[batch[hit]])
                 on = logits.isfinite().all(1) & (steps[batch] < self.steps)
                 if self.eps is not None:
                     on &= ~hit
@@ -116,25 +119,25 @@ class FAB(BatchedAttack):
                 if not ahead.any():
                     continue
                 rows = batch[ahead]
-                value = _difference(logits[ahead], targets[rows], labels[rows])
+                value = targeted_margin(logits[ahead], labels[rows], targets[rows])
                 gradient = finite_gradient(value, at)[ahead]
-                tally.differentiated(rows, gradient)
+                state.count_backward(rows, gradient)
                 steps[rows] += 1
                 x[rows] = self._step(x[rows], images[rows], value.detach(), gradient)
             active = torch.cat(going)
 
     @staticmethod
-    def _record(tally: Tally, rows: Tensor, adversarials: Tensor, step: Tensor) -> None:
-        tally.success[rows] = True
-        tally.step[rows] = step
-        tally.adversarials[rows] = adversarials
+    def _record(state: AttackState, rows: Tensor, adversarials: Tensor, step: Tensor) -> None:
+        state.success[rows] = True
+        state.step[rows] = step
+        state.adversarials[rows] = adversarials
 
     def _hits(self, x: Tensor, clean: Tensor, found: Tensor) -> Tensor:
         """Whether x (B, C, H, W) is within eps, or nearer than what was found before, bool (B,).
 
         Nothing found is the clean image itself.
         """
-        length, before = (_length((at - clean).flatten(1), self.norm) for at in (x, found))
+        length, before = (length_by_sum(at - clean, self.norm) for at in (x, found))
         return length <= self.eps if self.eps is not None else (length < before) | (before == 0)
 
     def _step(self, x: Tensor, clean: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ class FAB(BatchedAttack):
             self.norm,
         ).chunk(2)
         near, far = (
-            _length(step, self.norm).clamp(min=_FLAT)[:, None] for step in (to_here, to_there)
+            length_by_sum(step, self.norm).clamp(min=_FLAT)[:, None] for step in (to_here, to_there)
         )
         share = (near / (near + far)).clamp(max=self.alpha_max)
         moved = (here + self.eta * to_here) * (1 - share) + (origin + self.eta * to_there) * share
@@ -199,13 +202,3 @@ def to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor
         if not (further > s).any():
             return way * speed * torch.minimum(s[:, None], limit)
         s = torch.maximum(s, further)
-
-
-def _difference(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    """z_target - z_label (B,), of logits (B, K)."""
-    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
-
-
-def _length(steps: Tensor, norm: Norm) -> Tensor:
-    """Norms (B,) of steps (B, D)."""
-    return steps.abs().amax(1) if norm == "linf" else steps.square().sum(1).sqrt()

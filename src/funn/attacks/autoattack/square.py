@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model
+from funn.attacks.core.norms import Norm, check_norm, length_by_sum, per_image
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled, predict_clean
-from funn.attacks.fixed_budget.pgd import Norm
+from funn.attacks.core.state import AttackState, fooled, predict_clean
 
 # After how many queries the share of the pixels that a square covers is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -54,8 +54,7 @@ class Square(BatchedAttack):
         p_init: float = 0.8,
         seed: int = 0,
     ) -> None:
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         if not eps >= 0 or queries < 1 or not 0 < p_init <= 1:
             raise ValueError("eps must be 0 or more, queries 1 or more, p_init in (0, 1]")
         super().__init__("Square", model)
@@ -72,7 +71,7 @@ class Square(BatchedAttack):
         Returns:
             The result; `step` counts the candidates. A failure is returned as the clean image.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         best, margin = images.clone(), images.new_full((len(images),), torch.inf)
         draws = images.new_zeros(0)
         for number in range(self.queries + 1):
@@ -90,10 +89,10 @@ class Square(BatchedAttack):
                 else:
                     chance = draws[rows, (number - 1) % _BLOCK]
                     x = self._change(best[batch], images[batch], chance, number - 1)
-                going.append(self._try(model, x, batch, labels, best, margin, tally, number))
+                going.append(self._try(model, x, batch, labels, best, margin, state, number))
             kept = torch.cat(going)
             active, draws = active[kept], draws[kept]
-        return tally.result()
+        return state.result()
 
     def _draw(self, images: Tensor, active: Tensor, block: int | str, count: int) -> Tensor:
         """Uniform numbers for so many candidates of each active image (M, count, numbers)."""
@@ -133,7 +132,9 @@ class Square(BatchedAttack):
             noise[:, :, top : top + side, left : left + side] = (
                 shape * _signs(chance[:, 1:])[:, :, None, None]
             )
-        return (images + self.eps * noise / (_length(noise) + _TINY)).clamp(0, 1)
+        return (images + self.eps * noise / (per_image(length_by_sum(noise, "l2")) + _TINY)).clamp(
+            0, 1
+        )
 
     def _change(self, best: Tensor, images: Tensor, draws: Tensor, number: int) -> Tensor:
         """Change the best candidates so far (B, C, H, W), inside the ball and the box.
@@ -159,7 +160,11 @@ class Square(BatchedAttack):
         side = max(side, 3)
         side = min(side + 1 - side % 2, height, width)
         noise = self._move_energy(best - images, draws, side)
-        return noise.mul_(self.eps / (_length(noise) + _TINY)).add_(images).clamp_(0, 1)
+        return (
+            noise.mul_(self.eps / (per_image(length_by_sum(noise, "l2")) + _TINY))
+            .add_(images)
+            .clamp_(0, 1)
+        )
 
     def _move_energy(self, noise: Tensor, draws: Tensor, side: int) -> Tensor:
         """Empty one window of the noise (B, C, H, W), in place, into another one.
@@ -187,7 +192,7 @@ class Square(BatchedAttack):
         labels: Tensor,
         best: Tensor,
         margin: Tensor,
-        tally: Tally,
+        state: AttackState,
         number: int,
     ) -> Tensor:
         """Predict candidates x (B, C, H, W) of images (B,), and keep those that are better.
@@ -196,16 +201,14 @@ class Square(BatchedAttack):
             bool (B,), which images resist.
         """
         logits = model(x)
-        tally.look(batch, logits, labels[batch])
-        own = logits.gather(1, labels[batch, None])[:, 0]
-        gap = own - logits.scatter(1, labels[batch, None], -torch.inf).amax(1)
+        gap = state.count_forward(batch, logits, labels[batch])
         wrong = fooled(logits, labels[batch])
         better = wrong | (logits.isfinite().all(1) & (gap < margin[batch]))
         rows = batch[better]
         best[rows], margin[rows] = x[better], gap[better]
         rows = batch[wrong]
-        tally.success[rows], tally.step[rows] = True, number + 1
-        tally.adversarials[rows] = x[wrong]
+        state.success[rows], state.step[rows] = True, number + 1
+        state.adversarials[rows] = x[wrong]
         resists: Tensor = ~wrong
         return resists
 
@@ -288,8 +291,3 @@ def _signs(draws: Tensor) -> Tensor:
 def _energy(noise: Tensor) -> Tensor:
     """Sums of squares (..., 1) of (..., D)."""
     return noise.square().sum(-1, keepdim=True)
-
-
-def _length(noise: Tensor) -> Tensor:
-    """L2 norms (B, 1, 1, 1) of (B, C, H, W)."""
-    return noise.square().sum((1, 2, 3), keepdim=True).sqrt()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funn.attacks.core.tally import Tally, fooled
+from funn.attacks.core.state import AttackState, fooled
 
 # Candidates of one image that are tried between two looks at what is left to do. It does not
 # depend on the batch size, so the number of forward passes does not either.
@@ -26,7 +26,7 @@ def first_fooling(
     predict: Callable[[Tensor, Tensor], Tensor],
     labels: Tensor,
     counts: Tensor,
-    tally: Tally,
+    state: AttackState,
     confirm: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Find each image's first candidate that is predicted wrong.
@@ -36,7 +36,7 @@ def first_fooling(
             images' lists.
         labels: of the images (N,).
         counts: candidates of each image (N,).
-        tally: where the passes are counted: some more than up to the first wrong candidate,
+        state: where the passes are counted: some more than up to the first wrong candidate,
             because they are tried in rounds.
         confirm: as `predict`, whose word counts where `predict` finds a candidate wrong.
 
@@ -51,7 +51,7 @@ def first_fooling(
             sure = found.nonzero()[:, 0]
             logits[sure] = confirm(owners[sure], positions[sure])
             found[sure] = fooled(logits[sure], labels[owners[sure]])
-        tally.look(owners, logits, labels[owners])
+        state.count_forward(owners, logits, labels[owners])
         return found
 
     first, tried = torch.full_like(counts, -1), torch.zeros_like(counts)

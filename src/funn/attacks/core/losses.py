@@ -1,11 +1,31 @@
-"""Input gradients of the cross-entropy, which the single-step and iterative attacks climb."""
+"""What attacks climb or descend, from logits, and its gradient at the images."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from funn.attacks.core.interface import Model
-from funn.attacks.core.tally import Tally
+from funn.attacks.core.norms import per_image
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """z_label - the highest other logit, (B,), of logits (B, K): negative where misclassified.
+
+    Unlike the cross-entropy it has a slope where the classifier is certain.
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    # `max`, not `amax`, which would share the slope among tied classes.
+    others: Tensor = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
+    return own - others
+
+
+def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """z_target - z_label (B,), of logits (B, K): positive where the target is ahead."""
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each image (B,), of logits (B, K)."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
@@ -19,7 +39,7 @@ def cross_entropy_gradient(logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:
     Returns:
         (N, C, H, W); zero for an image whose gradient is not finite, so that it does not move.
     """
-    return finite_gradient(F.cross_entropy(logits, labels, reduction="none"), x)
+    return finite_gradient(cross_entropy(logits, labels), x)
 
 
 def finite_gradient(values: Tensor, x: Tensor) -> Tensor:
@@ -31,35 +51,4 @@ def finite_gradient(values: Tensor, x: Tensor) -> Tensor:
     # The sum, for the mean would make an image's gradient depend on the size of its batch.
     gradient: Tensor = torch.autograd.grad(values.sum(), x)[0]
     finite = gradient.flatten(1).sum(1).isfinite()  # a sum with infinity or NaN is not
-    return gradient if finite.all() else gradient.where(finite[:, None, None, None], 0.0)
-
-
-def clean_gradients(
-    model: Model, images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[Tally, Tensor, Tensor]:
-    """Predict the clean images, and differentiate where the prediction is right.
-
-    Args:
-        model: images (N, C, H, W) to logits (N, K).
-        images: (N, C, H, W) in [0, 1].
-        labels: (N,).
-        batch_size: most images in one forward pass.
-
-    Returns:
-        The tally; the indices (M,) of the images that are left to attack; their gradients
-        (M, C, H, W).
-    """
-    tally = Tally(images)
-    active, gradients = [torch.arange(0, device=images.device)], [images[:0]]
-    for batch in torch.arange(len(images), device=images.device).split(batch_size):
-        x = images[batch].requires_grad_()
-        if not len(batch):
-            continue
-        logits = model(x)
-        kept = tally.judge(batch, logits.detach(), labels[batch], 0)
-        if not kept.any():
-            continue
-        active.append(batch[kept])
-        gradients.append(cross_entropy_gradient(logits[kept], labels[batch][kept], x)[kept])
-        tally.differentiated(batch[kept], gradients[-1])
-    return tally, torch.cat(active), torch.cat(gradients)
+    return gradient if finite.all() else gradient.where(per_image(finite), 0.0)

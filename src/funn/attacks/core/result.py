@@ -23,8 +23,8 @@ class AttackResult:
         backwards: int64 (N,), backward passes (vector-Jacobian products) of each image; those of
             its batch that it did not need are not counted.
         blind: bool (N,), whether a gradient that the attack went by was exactly zero in every
-            entry, or not finite, somewhere on its way. A failure that was blind is a failure of the
-            attack: it says nothing for the classifier.
+            entry, or not finite, somewhere on its trajectory. A failure that was blind is a
+            failure of the attack: it says nothing for the classifier.
     """
 
     adversarials: Tensor

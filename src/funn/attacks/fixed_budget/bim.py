@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.core.losses import clean_gradients, cross_entropy_gradient
+from funn.attacks.core.losses import cross_entropy_gradient
+from funn.attacks.core.norms import per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled
+from funn.attacks.core.state import AttackState, clean_gradients, fooled
 
 _ALPHA = 0.001
 # Foolbox 1.x tries this many equal parts of the largest step size.
@@ -94,15 +95,17 @@ def bim(
         been tried when the first one succeeded (which need not be the nearest, which is returned).
         A failure under `foolbox1` ends where the largest steps led.
     """
-    tally, active, gradients = clean_gradients(model, images, labels, batch_size)
+    state, active, gradients = clean_gradients(model, images, labels, batch_size)
     if len(active) and protocol == "strict":
-        _climb(model, images, labels, active, gradients, eps, alpha, steps, batch_size, tally)
+        _fixed_steps(model, images, labels, active, gradients, eps, alpha, steps, batch_size, state)
     elif len(active):
-        _search(model, images, labels, active, gradients, eps / steps, steps, batch_size, tally)
-    return tally.result()
+        _step_size_search(
+            model, images, labels, active, gradients, eps / steps, steps, batch_size, state
+        )
+    return state.result()
 
 
-def _climb(
+def _fixed_steps(
     model: Model,
     images: Tensor,
     labels: Tensor,
@@ -112,9 +115,9 @@ def _climb(
     alpha: float,
     steps: int,
     batch_size: int,
-    tally: Tally,
+    state: AttackState,
 ) -> None:
-    """Take all steps within the eps-ball and the box; judge where they end."""
+    """Take all steps within the eps-ball and the box; predict where they end."""
     for batch, first in zip(active.split(batch_size), gradients.split(batch_size), strict=True):
         low, high = images[batch] - eps, images[batch] + eps
         x, gradient = images[batch], first
@@ -123,14 +126,14 @@ def _climb(
             logits = model(x)
             if number < steps:
                 gradient = cross_entropy_gradient(logits, labels[batch], x)
-                tally.differentiated(batch, gradient)
+                state.count_backward(batch, gradient)
                 x = x.detach()
-        tally.adversarials[batch] = x.detach()
-        tally.judge(batch, logits.detach(), labels[batch], steps)
-    tally.forwards[active] += steps - 1  # `judge` has counted the last pass
+        state.adversarials[batch] = x.detach()
+        state.update(batch, logits.detach(), labels[batch], steps)
+    state.forwards[active] += steps - 1  # `update` has counted the last pass
 
 
-def _search(
+def _step_size_search(
     model: Model,
     images: Tensor,
     labels: Tensor,
@@ -139,9 +142,9 @@ def _search(
     largest: float,
     steps: int,
     batch_size: int,
-    tally: Tally,
+    state: AttackState,
 ) -> None:
-    """Take all steps with each step size; keep the nearest success on any of the ways.
+    """Take all steps with each step size; keep the nearest success on any trajectory.
 
     Nearest in the mean square, the first of equals.
     """
@@ -154,22 +157,24 @@ def _search(
     for row, rank in zip(rows.split(batch_size), ranks.split(batch_size), strict=True):
         batch = active[row]
 
-        way = _way(model, images, labels, batch, gradients[row], sizes[rank].float(), steps, tally)
+        reached = _trajectories(
+            model, images, labels, batch, gradients[row], sizes[rank].float(), steps, state
+        )
         for k in rank.unique().tolist():  # within one rank no image occurs twice
             here = rank == k
             owner = batch[here]
-            distance, best, number = (part[here] for part in way)
-            new = (number > 0) & (tally.step[owner] < 0)
-            tally.step[owner[new]] = k * steps + number[new]
+            distance, best, number = (part[here] for part in reached)
+            new = (number > 0) & (state.step[owner] < 0)
+            state.step[owner[new]] = k * steps + number[new]
             closer = distance < nearest[owner]
             nearest[owner[closer]] = distance[closer]
-            # Where nothing has succeeded yet, the end of this way stands for the failure.
+            # Where nothing has succeeded yet, the end of this trajectory stands for the failure.
             shown = closer | nearest[owner].isinf()
-            tally.adversarials[owner[shown]] = best[shown]
-    tally.success[active] = nearest[active].isfinite()
+            state.adversarials[owner[shown]] = best[shown]
+    state.success[active] = nearest[active].isfinite()
 
 
-def _way(
+def _trajectories(
     model: Model,
     images: Tensor,
     labels: Tensor,
@@ -177,7 +182,7 @@ def _way(
     gradient: Tensor,
     sizes: Tensor,
     steps: int,
-    tally: Tally,
+    state: AttackState,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take all steps of some size each.
 
@@ -185,11 +190,11 @@ def _way(
         model: images (B, C, H, W) to logits (B, K).
         images: clean (N, C, H, W).
         labels: (N,).
-        batch: which of the images go this way (B,); some may occur repeatedly.
+        batch: which of the images (B,); some may occur repeatedly.
         gradient: at the clean images (B, C, H, W).
         sizes: (B,).
         steps: number of steps.
-        tally: where the passes are counted.
+        state: where the passes are counted.
 
     Returns:
         Squared distance (B,) of the nearest success, inf for none; that image, or the last one
@@ -199,15 +204,15 @@ def _way(
     nearest = sizes.new_full(sizes.shape, torch.inf, dtype=torch.float64)
     first = torch.zeros_like(labels)
     best, x = clean.clone(), clean
-    sizes = sizes[:, None, None, None]
+    sizes = per_image(sizes)
     for number in range(1, steps + 1):
         x = (x + sizes * gradient.sign()).clamp(0, 1).requires_grad_()
         logits = model(x)
         if number < steps:
             gradient = cross_entropy_gradient(logits, labels, x)
-            tally.differentiated(batch, gradient)
+            state.count_backward(batch, gradient)
         x = x.detach()
-        tally.look(batch, logits.detach(), labels)
+        state.count_forward(batch, logits.detach(), labels)
         wrong = fooled(logits.detach(), labels).nonzero()[:, 0]
         if len(wrong):
             first[wrong[first[wrong] == 0]] = number

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from funn.attacks.fixed_budget.pgd import PGD, Norm
+from funn.attacks.core.norms import Norm
+from funn.attacks.fixed_budget.pgd import PGD
 
 
 class DetectorAware(PGD):
@@ -12,7 +13,7 @@ class DetectorAware(PGD):
 
     Args:
         model: images in [0, 1] to logits, with methods `scores` (N, D) and `rejects` (N,), and
-            `thresholds` (D,), as `funn.defenses.magnet.defense.MagNet` has them.
+            `thresholds` (D,), as a MagNet has them.
         weight: of the penalty `sum max(score / threshold - 1, 0)`. Carlini and Wagner add the
             excess itself; in units of the threshold one weight fits every detector.
         norm: see `PGD`, as the rest.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import Model
+from funn.attacks.core.norms import Norm
 from funn.attacks.core.result import AttackResult
-from funn.attacks.fixed_budget.pgd import PGD, Norm
+from funn.attacks.fixed_budget.pgd import PGD
 
 
 class FeaturePGD(PGD):

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import Model, Protocol
+from funn.attacks.core.norms import unit
 from funn.attacks.core.result import AttackResult
 from funn.attacks.fixed_budget.line_search import LineAttack, step_along_gradient
 
@@ -74,16 +75,6 @@ def gradient(
         protocol=protocol,
         batch_size=batch_size,
     )
-
-
-def unit(gradients: Tensor) -> Tensor:
-    """Scale each gradient (N, C, H, W) to an L2 norm of 1; zero stays zero."""
-    # Divided by the maximum first, for the squares of a saturated network's gradient underflow.
-    largest = gradients.abs().amax((1, 2, 3), keepdim=True)
-    scaled = gradients / largest.where(largest > 0, 1)
-    norm = scaled.norm(p=2, dim=(1, 2, 3), keepdim=True)
-    unit: Tensor = scaled / norm.where(norm > 0, 1)
-    return unit
 
 
 def _unit_mean_square(gradients: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from funn.attacks.core.candidates import first_fooling, in_batches
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
-from funn.attacks.core.losses import clean_gradients
+from funn.attacks.core.norms import per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally
+from funn.attacks.core.state import AttackState, clean_gradients
 
 # Foolbox 1.x tries this many equal parts of the largest epsilon; if one of the first few is the
 # first success, it divides the stretch up to that one again.
@@ -70,21 +70,18 @@ def step_along_gradient(
         The result; `step` is 1 under `strict`, and under `foolbox1` how many epsilons had been
         tried when the first one succeeded.
     """
-    tally, active, gradients = clean_gradients(model, images, labels, batch_size)
+    state, active, gradients = clean_gradients(model, images, labels, batch_size)
     directions = torch.zeros_like(images)
     directions[active] = direction(gradients)
     if protocol == "foolbox1":
-        _search(model, images, labels, directions, active, eps, batch_size, tally)
-        return tally.result()
-    tally.adversarials = _moved(images, directions, eps)
-    with torch.no_grad():
-        for batch in active.split(batch_size):
-            if len(batch):
-                tally.judge(batch, model(tally.adversarials[batch]), labels[batch], 1)
-    return tally.result()
+        _grid_search(model, images, labels, directions, active, eps, batch_size, state)
+        return state.result()
+    state.adversarials = _moved(images, directions, eps)
+    state.predict(model, active, labels, 1, batch_size)
+    return state.result()
 
 
-def _search(
+def _grid_search(
     model: Model,
     images: Tensor,
     labels: Tensor,
@@ -92,7 +89,7 @@ def _search(
     active: Tensor,
     eps: float,
     batch_size: int,
-    tally: Tally,
+    state: AttackState,
 ) -> None:
     """Try the grid, then the finer grid below an early success; record the outcome.
 
@@ -105,11 +102,11 @@ def _search(
             return model(_moved(images[owners], directions[owners], grids[owners, positions]))
 
         predict = partial(in_batches, logits, batch_size)
-        return first_fooling(predict, labels, counts, tally)
+        return first_fooling(predict, labels, counts, state)
 
-    counts = torch.zeros_like(tally.step)
+    counts = torch.zeros_like(state.step)
     counts[active] = _GRID
-    grid = _parts(torch.full_like(tally.step, eps, dtype=torch.float64), _GRID)
+    grid = _parts(torch.full_like(state.step, eps, dtype=torch.float64), _GRID)
     coarse = first(grid, counts)
     found = coarse >= 0
     # -1, for a failure, is the last point.
@@ -119,9 +116,9 @@ def _search(
     fine = first(grid, counts)
     # The last point is the success that is known.
     epsilons = grid.gather(1, (fine % _FINE_GRID)[:, None])[:, 0]
-    tally.adversarials = _moved(images, directions, epsilons)
-    tally.success |= found
-    tally.step[found] = coarse[found] + 1
+    state.adversarials = _moved(images, directions, epsilons)
+    state.success |= found
+    state.step[found] = coarse[found] + 1
 
 
 def _parts(epsilons: Tensor, count: int) -> Tensor:
@@ -133,5 +130,5 @@ def _parts(epsilons: Tensor, count: int) -> Tensor:
 
 def _moved(images: Tensor, directions: Tensor, epsilons: float | Tensor) -> Tensor:
     if isinstance(epsilons, Tensor):
-        epsilons = epsilons.float()[:, None, None, None]
+        epsilons = per_image(epsilons.float())
     return (images + epsilons * directions).clamp(0, 1)

@@ -1,20 +1,15 @@
 """Projected gradient descent (Madry et al. 2017), which adversarial training trains on."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from funn.attacks.core.ball import projected_step, random_start
 from funn.attacks.core.interface import BatchedAttack, Model
-from funn.attacks.core.losses import finite_gradient
+from funn.attacks.core.losses import cross_entropy, finite_gradient
+from funn.attacks.core.norms import Norm, check_norm
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import predict_clean
-from funn.attacks.fixed_budget.gradient import unit
-
-Norm = Literal["l2", "linf"]
+from funn.attacks.core.state import predict_clean
 
 
 class PGD(BatchedAttack):
@@ -48,8 +43,7 @@ class PGD(BatchedAttack):
     ) -> None:
         if restarts > 1 and not stops:
             raise ValueError("stops=False climbs from one start: restarts must be 1")
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         if not eps >= 0 or steps < 1 or restarts < 1:
             raise ValueError("eps must be 0 or more, steps and restarts 1 or more")
         super().__init__("PGD", model)
@@ -65,36 +59,36 @@ class PGD(BatchedAttack):
         """Climb from each start until an image is fooled.
 
         Returns:
-            The result; `step` counts the steps over all starts. A failure ends where its last way
-            led.
+            The result; `step` counts the steps over all starts. A failure ends where its last
+            start led.
         """
-        tally, active = predict_clean(model, images, labels, self.batch_size)
+        state, active = predict_clean(model, images, labels, self.batch_size)
         for restart in range(self.restarts):
-            tally.adversarials[active] = self._starts(images[active], restart)
+            state.adversarials[active] = self._starts(images[active], restart)
             for number in range(self.steps + 1):
                 going = [active[:0]]
                 for batch in active.split(self.batch_size) if len(active) else ():
-                    x = tally.adversarials[batch].requires_grad_()
+                    x = state.adversarials[batch].requires_grad_()
                     logits = model(x)
                     total = restart * self.steps + number
-                    kept = tally.judge(batch, logits.detach(), labels[batch], total)
-                    caught = tally.success[batch] & ~self.evades(x.detach())
-                    tally.success[batch[caught]] = False
-                    tally.step[batch[caught]] = -1
-                    kept |= caught if self.stops else tally.success[batch] | caught
+                    kept = state.update(batch, logits.detach(), labels[batch], total)
+                    caught = state.success[batch] & ~self.evades(x.detach())
+                    state.success[batch[caught]] = False
+                    state.step[batch[caught]] = -1
+                    kept |= caught if self.stops else state.success[batch] | caught
                     going.append(batch[kept])
                     if number == self.steps or not kept.any():
                         continue
                     values = self.objective(logits, labels[batch], x, batch)
                     gradient = finite_gradient(values[kept], x)[kept]
-                    tally.differentiated(batch[kept], gradient)
+                    state.count_backward(batch[kept], gradient)
                     batch = batch[kept]
-                    tally.adversarials[batch] = ascent(
+                    state.adversarials[batch] = projected_step(
                         x.detach()[kept], gradient, images[batch], self.norm, self.step_size,
                         self.eps,
                     )  # fmt: skip
                 active = torch.cat(going)
-        return tally.result()
+        return state.result()
 
     def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """What is climbed, (B,): the cross-entropy.
@@ -106,7 +100,7 @@ class PGD(BatchedAttack):
             batch: which of the attacked images they are (B,).
         """
         del x, batch
-        return F.cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits, labels)
 
     def evades(self, x: Tensor) -> Tensor:
         """Whether images (B, C, H, W) that are misclassified count as successes, bool (B,)."""
@@ -127,70 +121,3 @@ class PGD(BatchedAttack):
                 for image in images
             ]
         )
-
-
-def climb(
-    objective: Callable[[Tensor], Tensor],
-    images: Tensor,
-    norm: Norm,
-    eps: float,
-    steps: int,
-    draw: torch.Generator,
-) -> Tensor:
-    """Climb an objective within balls around images, from random starts: PGD for training.
-
-    Args:
-        objective: images (N, C, H, W) to what is climbed, (N,) or a sum of it; a network in it is
-            frozen by the caller.
-        images: the middles of the balls (N, C, H, W) in [0, 1].
-        norm: "l2" or "linf".
-        eps: radius of the balls in that norm.
-        steps: each of 2.5 * eps / steps, as in Madry's code.
-        draw: where the starts come from.
-
-    Returns:
-        Images (N, C, H, W) in [0, 1], without gradient.
-    """
-    x = random_start(images, norm, eps, draw)
-    for _ in range(steps):
-        x.requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
-        x = ascent(x.detach(), gradient, images, norm, 2.5 * eps / steps, eps)
-    return x
-
-
-def ascent(
-    x: Tensor, gradient: Tensor, images: Tensor, norm: Norm, step_size: float, eps: float
-) -> Tensor:
-    """Take one step up a gradient, within the ball and the box.
-
-    Args:
-        x: where the images are now (N, C, H, W).
-        gradient: there (N, C, H, W).
-        images: the middles of the balls (N, C, H, W).
-        norm: "l2" or "linf".
-        step_size: length of the step in that norm.
-        eps: radius of the balls in that norm.
-
-    Returns:
-        Images (N, C, H, W) in [0, 1].
-    """
-    if norm == "linf":
-        moved = (x + step_size * gradient.sign() - images).clamp(-eps, eps)
-    else:
-        moved = x + step_size * unit(gradient) - images
-        length = moved.flatten(1).norm(dim=1)
-        shrink = torch.where(length > eps, eps / length, 1.0)
-        moved = moved * shrink[:, None, None, None]
-    return (images + moved).clamp(0, 1)
-
-
-def random_start(images: Tensor, norm: Norm, eps: float, draw: torch.Generator) -> Tensor:
-    """Draw uniformly from the ball around each image (N, C, H, W), and clip to the box."""
-    if norm == "linf":
-        noise = eps * (2 * torch.rand(images.shape, generator=draw) - 1)
-    else:
-        noise = unit(torch.randn(images.shape, generator=draw))
-        radius = torch.rand(len(images), generator=draw) ** (1 / images[0].numel())
-        noise = eps * radius[:, None, None, None] * noise
-    return (images + noise.to(images)).clamp(0, 1)

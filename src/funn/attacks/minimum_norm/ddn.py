@@ -1,14 +1,14 @@
 """DDN, decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600)."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model
+from funn.attacks.core.losses import cross_entropy
+from funn.attacks.core.norms import length, per_image, unit
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.fixed_budget.gradient import unit
-from funn.attacks.minimum_norm.search import Seen, Way, annealed, largest, length, per_image, search
+from funn.attacks.minimum_norm.search import Seen, Trajectory, annealed, largest, search
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 # A perturbation of no length has no direction to be scaled along.
@@ -100,16 +100,16 @@ def ddn(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result, as `minimal_norm.search` describes it.
+        The result, as `minimum_norm.search.search` describes it.
     """
 
-    def start(batch: Tensor) -> Way:
-        return _Way(batch, steps, gamma, init_norm, levels, seed)
+    def start(batch: Tensor) -> Trajectory:
+        return _Trajectory(batch, steps, gamma, init_norm, levels, seed)
 
-    return search(model, images, labels, start, p=2, steps=steps, batch_size=batch_size)
+    return search(model, images, labels, start, norm="l2", steps=steps, batch_size=batch_size)
 
 
-class _Way(Way):
+class _Trajectory(Trajectory):
     def __init__(
         self,
         images: Tensor,
@@ -121,11 +121,11 @@ class _Way(Way):
     ) -> None:
         super().__init__(images)
         self.norm = images.new_full((len(images),), init_norm)
-        self.most = largest(images, 2)
+        self.most = largest(images, "l2")
         self.steps, self.gamma, self.levels, self.seed = steps, gamma, levels, seed
 
     def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits, labels)
 
     def can_move(self, gradient: Tensor) -> Tensor:
         return torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
@@ -135,7 +135,7 @@ class _Way(Way):
         moved = self.x - self.images + step * unit(self._directions(number, seen.gradient))
         factor = torch.where(seen.fooled, 1 - self.gamma, 1 + self.gamma)
         self.norm = torch.minimum(factor * self.norm, self.most)
-        moved = moved * per_image(self.norm / length(moved, 2).clamp_min(_TINY))
+        moved = moved * per_image(self.norm / length(moved, "l2").clamp_min(_TINY))
         self.x = (self.images + moved).clamp(0, 1)
         if self.levels is not None:
             self.x = (self.x * (self.levels - 1)).round() / (self.levels - 1)

@@ -6,18 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model, Protocol, check_protocol
+from funn.attacks.core.norms import DUAL, Norm, check_norm, length, per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, show_no_way
+from funn.attacks.core.state import AttackState, without_direction
+from funn.attacks.core.targets import nearest_classes
 
-Norm = Literal["l2", "linf"]
-Push = Literal["score", "distance"]
+Push = Literal["distance", "score"]
 
 _OVERSHOOT = {"strict": 0.02, "foolbox1": 0.05}
 # Foolbox adds this to norms, so that a zero gradient gives a step of 0 and not NaN.
 _TINY = 1e-8
-# `strict` adds this to |f| or to the length of each step. Without it the iterate creeps to the
-# boundary from inside and crosses by rounding only.
-_PUSH = 1e-4
+# `strict` adds this to the length of each step, or to |f|. Without it the iterate creeps to the
+# boundary from inside and crosses by rounding only. To |f|, and to the length:
+_ADDED: dict[Push, tuple[float, float]] = {"distance": (0.0, 1e-4), "score": (1e-4, 0.0)}
 
 
 class DeepFool(BatchedAttack):
@@ -34,9 +35,9 @@ class DeepFool(BatchedAttack):
         protocol: "strict", as in the original authors' code and Foolbox 3 (the perturbation is
             accumulated, the overshoot applies to the whole of it, the box is applied last), or
             "foolbox1", the paper's tool (each step is overshot and clipped).
-        push: what `strict` adds 1e-4 to: "score", |f|, or "distance", the length of the step, as
-            the original authors' code and Foolbox 3 do it. That takes about half as many steps,
-            and crosses so clearly that every success is verified.
+        push: what `strict` adds 1e-4 to: "distance", the length of the step, as in the original
+            authors' code and Foolbox 3, or "score", |f|. A longer step takes about half as many
+            steps, and crosses so clearly that every success is verified. `foolbox1` adds nothing.
 
     Attributes:
         stops_at_success: an image's result does not change once it is fooled, so the results of
@@ -56,13 +57,12 @@ class DeepFool(BatchedAttack):
         overshoot: float | None = None,
         candidates: int = 10,
         protocol: Protocol = "strict",
-        push: Push = "score",
+        push: Push = "distance",
     ) -> None:
-        if norm not in ("l2", "linf"):
-            raise ValueError(f"norm={norm} must be l2 or linf")
+        check_norm(norm)
         check_protocol(protocol)
-        if push not in ("score", "distance"):
-            raise ValueError(f"push={push} must be score or distance")
+        if push not in ("distance", "score"):
+            raise ValueError(f"push={push} must be distance or score")
         if steps < 0 or candidates < 2:
             raise ValueError("steps must be 0 or more, candidates 2 or more")
         if overshoot is not None and overshoot < 0:
@@ -131,38 +131,29 @@ def deepfool(
         The result; `step` counts the updates before the first wrong prediction. A failure is
         returned as the clean image: it is no adversarial image of any distance.
     """
-    added = {"score": (_PUSH, 0.0), "distance": (0.0, _PUSH)}[push]
-    if protocol == "foolbox1":
-        added = (0.0, 0.0)
-    accumulated = protocol == "strict"
-    way = _Way(model, images, labels, norm, added, 1 + overshoot, accumulated, candidates)
-    tally = Tally(images)
+    added = _ADDED[push] if protocol == "strict" else (0.0, 0.0)
+    scale, accumulated = 1 + overshoot, protocol == "strict"
+    trajectory = _Trajectory(model, images, labels, norm, added, scale, accumulated, candidates)
+    state = AttackState(images)
     active = torch.arange(len(images), device=images.device)
     for number in range(steps + 1):
         # A pass forward to see who goes on, and then one more with the passes backward of those
         # alone: a step costs as many passes backward as there are candidates.
-        kept = [active[:0]]
-        for batch in active.split(batch_size) if len(active) else ():
-            with torch.no_grad():
-                logits = model(way.current[batch])
-            kept.append(batch[tally.judge(batch, logits, labels[batch], number)])
-            if number == 0:
-                way.consider(batch, logits)
-        active = torch.cat(kept)
+        active = trajectory.predict(state, active, number, batch_size)
         if number == steps or not len(active):
             break
-        tally.forwards[active] += 1
-        tally.backwards[active] += way.rivals.shape[1]
-        moved = [way.advance(batch, steps - number) for batch in active.split(batch_size)]
+        state.forwards[active] += 1
+        state.backwards[active] += trajectory.targets.shape[1]
+        moved = [trajectory.advance(batch, steps - number) for batch in active.split(batch_size)]
         active = active[torch.cat(moved)]
-    tally.blind = way.blind
-    fooled = tally.success[:, None, None, None]
-    tally.adversarials = torch.where(fooled, way.current, images)
-    return tally.result()
+    state.blind = trajectory.blind
+    fooled = per_image(state.success)
+    state.adversarials = torch.where(fooled, trajectory.current, images)
+    return state.result()
 
 
-class _Way:
-    """Where the images are on their ways: their current values and, under `strict`, how far.
+class _Trajectory:
+    """Where the images are: their current values and, under `strict`, the perturbation in all.
 
     Attributes:
         blind: bool (N,), which had a gradient of zero towards every candidate class.
@@ -189,16 +180,30 @@ class _Way:
         self.scale = scale
         self.candidates = candidates
         # (N, R), of each image the classes with the highest clean logits beside the label.
-        self.rivals = labels.new_zeros(len(labels), 0)
+        self.targets = labels.new_zeros(len(labels), 0)
         self.blind = torch.zeros_like(labels, dtype=torch.bool)
 
-    def consider(self, batch: Tensor, logits: Tensor) -> None:
+    @torch.no_grad()
+    def predict(self, state: AttackState, active: Tensor, number: int, batch_size: int) -> Tensor:
+        """Predict images (M,) after so many steps.
+
+        Returns:
+            Indices of those that are still predicted right.
+        """
+        kept = [active[:0]]
+        for batch in active.split(batch_size) if len(active) else ():
+            logits = self.model(self.current[batch])
+            kept.append(batch[state.update(batch, logits, self.labels[batch], number)])
+            if number == 0:
+                self._consider(batch, logits)
+        return torch.cat(kept)
+
+    def _consider(self, batch: Tensor, logits: Tensor) -> None:
         """Choose the candidate classes of some images (B,) by their clean logits (B, K)."""
-        others = logits.scatter(1, self.labels[batch, None], -torch.inf)
-        best = others.topk(min(self.candidates, logits.shape[1]) - 1, dim=1).indices
-        if self.rivals.shape[1] != best.shape[1]:
-            self.rivals = best.new_zeros(len(self.labels), best.shape[1])
-        self.rivals[batch] = best
+        best = nearest_classes(logits, self.labels[batch], self.candidates - 1)
+        if self.targets.shape[1] != best.shape[1]:
+            self.targets = best.new_zeros(len(self.labels), best.shape[1])
+        self.targets[batch] = best
 
     def advance(self, batch: Tensor, steps_left: int) -> Tensor:
         """Take one step with some images (B,).
@@ -208,9 +213,9 @@ class _Way:
             repeated as it is.
         """
         differences, gradients = _linearise(
-            self.model, self.current[batch], self.labels[batch], self.rivals[batch]
+            self.model, self.current[batch], self.labels[batch], self.targets[batch]
         )
-        self.blind[batch[show_no_way(gradients)]] = True
+        self.blind[batch[without_direction(gradients)]] = True
         steps, stuck = _nearest(differences, gradients, self.norm, self.added)
         changing = ~stuck
         changing[~stuck] = self._move(batch[~stuck], steps[~stuck], steps_left)
@@ -234,11 +239,11 @@ class _Way:
         return (self.clean[batch] + self.scale * total).clamp(0, 1)
 
 
-def _linearise(model: Model, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f (N, R) and w (N, R, C, H, W) of z_rival - z_label at x."""
+def _linearise(model: Model, x: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f (N, R) and w (N, R, C, H, W) of z_target - z_label at x."""
     logits = model(x.requires_grad_())
-    differences = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
-    count = rivals.shape[1]
+    differences = logits.gather(1, targets) - logits.gather(1, labels[:, None])
+    count = targets.shape[1]
     gradients = [
         torch.autograd.grad(differences[:, k].sum(), x, retain_graph=k + 1 < count)[0]
         for k in range(count)
@@ -249,14 +254,16 @@ def _linearise(model: Model, x: Tensor, labels: Tensor, rivals: Tensor) -> tuple
 def _nearest(
     differences: Tensor, gradients: Tensor, norm: Norm, added: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such."""
-    flat = gradients.flatten(2)
-    dual = flat.norm(p=2 if norm == "l2" else 1, dim=2) + _TINY
+    """The step (N, C, H, W) to each image's nearest linearised boundary; bool (N,), no such.
+
+    A tied class, f = 0, is no candidate: its boundary is where the image already stands.
+    """
+    dual = length(gradients.flatten(0, 1), DUAL[norm]).view_as(differences) + _TINY
     usable = (differences < 0) & dual.isfinite()
     distances = (differences.abs() + added[0]) / dual + added[1]
     distances = torch.where(usable, distances, torch.inf)
     distance, nearest = distances.min(dim=1)
     rows = torch.arange(len(nearest), device=nearest.device)
     w, size = gradients[rows, nearest], dual[rows, nearest]
-    direction = w / size[:, None, None, None] if norm == "l2" else w.sign()
-    return distance[:, None, None, None] * direction, ~usable.any(1)
+    direction = w / per_image(size) if norm == "l2" else w.sign()
+    return per_image(distance) * direction, ~usable.any(1)

@@ -1,29 +1,17 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv:2102.12827)."""
 
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from funn.attacks.core.ball import project
 from funn.attacks.core.interface import BatchedAttack, Model
+from funn.attacks.core.losses import margin
+from funn.attacks.core.norms import DUAL, AnyNorm, length, unit
 from funn.attacks.core.result import AttackResult
-from funn.attacks.fixed_budget.gradient import unit
-from funn.attacks.minimum_norm.search import (
-    Seen,
-    Way,
-    annealed,
-    largest,
-    length,
-    margin,
-    per_image,
-    search,
-)
+from funn.attacks.minimum_norm.search import Seen, Trajectory, annealed, largest, search
 
-Norm = Literal["l0", "l1", "l2", "linf"]
-
-_P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": torch.inf}
-# Of the norm that measures a gradient where a step is measured in the other.
-_DUAL = {"l1": torch.inf, "l2": 2.0, "linf": 1.0}
 _LAST_GAMMA = 0.001
 _TINY = 1e-12
 
@@ -47,19 +35,19 @@ class FMN(BatchedAttack):
     def __init__(
         self,
         model: nn.Module,
-        norm: Norm = "l2",
+        norm: AnyNorm = "l2",
         steps: int = 100,
         step_size: float = 1.0,
         gamma: float = 0.05,
     ) -> None:
-        if norm not in _P:
+        if norm not in get_args(AnyNorm):
             raise ValueError(f"norm={norm} must be l0, l1, l2 or linf")
         if steps < 1:
             raise ValueError(f"steps={steps} must be 1 or more")
         if not step_size > 0 or not 0 < gamma < 1:
             raise ValueError("step_size must be greater than 0, gamma between 0 and 1")
         super().__init__("FMN", model)
-        self.norm: Norm = norm
+        self.norm: AnyNorm = norm
         self.steps = steps
         self.step_size = step_size
         self.gamma = gamma
@@ -83,7 +71,7 @@ def fmn(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
+    norm: AnyNorm,
     steps: int,
     step_size: float,
     gamma: float,
@@ -115,23 +103,23 @@ def fmn(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result, as `minimal_norm.search` describes it.
+        The result, as `minimum_norm.search.search` describes it.
     """
 
-    def start(batch: Tensor) -> Way:
-        return _Way(batch, norm, steps, step_size, gamma)
+    def start(batch: Tensor) -> Trajectory:
+        return _Trajectory(batch, norm, steps, step_size, gamma)
 
-    return search(model, images, labels, start, p=_P[norm], steps=steps, batch_size=batch_size)
+    return search(model, images, labels, start, norm=norm, steps=steps, batch_size=batch_size)
 
 
-class _Way(Way):
+class _Trajectory(Trajectory):
     def __init__(
-        self, images: Tensor, norm: Norm, steps: int, step_size: float, gamma: float
+        self, images: Tensor, norm: AnyNorm, steps: int, step_size: float, gamma: float
     ) -> None:
         super().__init__(images)
         self.radius = images.new_full((len(images),), 1.0 if norm == "l0" else torch.inf)
-        self.most = largest(images, _P[norm])
-        self.norm: Norm = norm
+        self.most = largest(images, norm)
+        self.norm: AnyNorm = norm
         self.steps, self.step_size, self.gamma = steps, step_size, gamma
 
     def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -147,8 +135,8 @@ class _Way(Way):
         self.x = (self.images + moved).clamp(0, 1)
 
     def _measured(self, gamma: float, seen: Seen) -> Tensor:
-        slope = length(seen.gradient, _DUAL[self.norm]).clamp_min(_TINY)
-        boundary = length(self.x - self.images, _P[self.norm]) + seen.values.abs() / slope
+        slope = length(seen.gradient, DUAL[self.norm]).clamp_min(_TINY)
+        boundary = length(self.x - self.images, self.norm) + seen.values.abs() / slope
         grown = torch.where(self.radius.isfinite(), (1 + gamma) * self.radius, 0)
         outside = torch.where(seen.smallest.isfinite(), grown, torch.maximum(grown, boundary))
         inside = torch.minimum((1 - gamma) * self.radius, seen.smallest)
@@ -159,34 +147,3 @@ class _Way(Way):
         more = torch.maximum(self.radius + 1, ((1 + gamma) * self.radius).floor())
         inside = torch.minimum(fewer, seen.smallest).clamp_min(1)
         return torch.where(seen.fooled, inside, more)
-
-
-def project(perturbations: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """Take the nearest point of the ball around zero.
-
-    Args:
-        perturbations: (B, C, H, W).
-        radius: of each image's ball (B,); for "l0" a whole number.
-        norm: of the balls.
-
-    Returns:
-        (B, C, H, W). Of values that are as large the first are kept, for "l0".
-    """
-    if norm == "linf":
-        return perturbations.clamp(-per_image(radius), per_image(radius))
-    if norm == "l2":
-        return perturbations * per_image(radius / length(perturbations, 2).clamp_min(_TINY)).clamp(
-            max=1
-        )
-    sizes = perturbations.flatten(1).abs()
-    ordered, order = sizes.sort(dim=1, descending=True, stable=True)
-    rank = torch.arange(1, sizes.shape[1] + 1, device=sizes.device).expand_as(order)
-    if norm == "l0":
-        kept = torch.zeros_like(order).scatter(1, order, rank) <= radius[:, None]
-        return perturbations * kept.view_as(perturbations)
-    # L1, Duchi et al. 2008: subtract from each value what makes the sum of what is left fit.
-    excess = ordered.cumsum(1) - radius[:, None]
-    last = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
-    cut = (excess.gather(1, last - 1) / last).clamp_min(0)
-    shrunk = (sizes - cut).clamp_min(0).view_as(perturbations)
-    return shrunk * perturbations.sign()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from funn.attacks.core.interface import Model
+from funn.attacks.core.norms import AnyNorm, length
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import Tally, fooled
+from funn.attacks.core.state import AttackState, fooled
 
 
 class Seen(NamedTuple):
@@ -29,8 +30,8 @@ class Seen(NamedTuple):
     smallest: Tensor
 
 
-class Way(ABC):
-    """The way of B images; every attribute that is a tensor has one row for each of them.
+class Trajectory(ABC):
+    """The trajectory of B images; every attribute that is a tensor has one row for each of them.
 
     Args:
         images: clean images (B, C, H, W) in [0, 1].
@@ -71,24 +72,24 @@ def search(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    start: Callable[[Tensor], Way],
+    start: Callable[[Tensor], Trajectory],
     *,
-    p: float,
+    norm: AnyNorm,
     steps: int,
     batch_size: int,
 ) -> AttackResult:
-    """Let each image go its way and return the smallest adversarial image that was met on it.
+    """Follow each image's trajectory and return the smallest adversarial image that was met on it.
 
     An image stops before its last step when it is misclassified from the start, when it cannot
-    move, when no smaller one is possible (a single changed value, for p = 0), or when its logits
+    move, when no smaller one is possible (a single changed value, for "l0"), or when its logits
     or its gradient are not finite, for then there is no direction to go on in.
 
     Args:
         model: images (N, C, H, W) to logits (N, K).
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
-        start: from clean images (B, C, H, W) to their way.
-        p: of the norm that tells which image is the smallest.
+        start: from clean images (B, C, H, W) to their trajectory.
+        norm: tells which image is the smallest.
         steps: most steps. What the last of them reaches is looked at too, which takes one pass
             forward more than there are steps.
         batch_size: most images in one forward pass.
@@ -97,7 +98,7 @@ def search(
         The result; `step` counts the steps before the first wrong prediction, which is not the
         one that is returned. A failure is returned as the clean image.
     """
-    best = Smallest(images, p)
+    best = Smallest(images, norm)
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
         if len(batch):
             _follow(model, best, start(images[batch]), batch, labels, steps)
@@ -105,44 +106,49 @@ def search(
 
 
 def _follow(
-    model: Model, best: "Smallest", way: Way, batch: Tensor, labels: Tensor, steps: int
+    model: Model,
+    best: "Smallest",
+    trajectory: Trajectory,
+    batch: Tensor,
+    labels: Tensor,
+    steps: int,
 ) -> None:
     for number in range(steps + 1):
-        x = way.x.detach().requires_grad_()
+        x = trajectory.x.detach().requires_grad_()
         logits = model(x)
-        wrong = best.offer(batch, way.x, logits.detach(), labels[batch], number)
+        wrong = best.offer(batch, trajectory.x, logits.detach(), labels[batch], number)
         going = logits.detach().isfinite().all(1) & best.improvable(batch)
         if number == steps or not going.any():
             return
-        values = way.objective(logits, labels[batch])
+        values = trajectory.objective(logits, labels[batch])
         # The sum, for the mean would make an image's gradient depend on the size of its batch.
         gradient = torch.autograd.grad(values[going].sum(), x)[0]
         finite = gradient.isfinite().flatten(1).all(1)
-        best.differentiated(batch[going], gradient[going])
-        going &= finite & way.can_move(gradient)
+        best.count_backward(batch[going], gradient[going])
+        going &= finite & trajectory.can_move(gradient)
         if not going.any():
             return
-        way.narrow(going)
+        trajectory.narrow(going)
         batch = batch[going]
         seen = Seen(values.detach()[going], gradient[going], wrong[going], best.norms[batch])
-        way.move(number, seen)
+        trajectory.move(number, seen)
 
 
-class Smallest(Tally):
+class Smallest(AttackState):
     """An `AttackResult` in the making that keeps the smallest adversarial image.
 
     Args:
         images: clean images (N, C, H, W).
-        p: of the norm.
+        norm: tells which image is the smallest.
 
     Attributes:
         norms: (N,), of the smallest adversarial perturbation so far; infinite before.
     """
 
-    def __init__(self, images: Tensor, p: float) -> None:
+    def __init__(self, images: Tensor, norm: AnyNorm) -> None:
         super().__init__(images)
         self.clean = images
-        self.p = p
+        self.norm: AnyNorm = norm
         self.norms = torch.full_like(self.closest, torch.inf)
 
     def offer(
@@ -160,9 +166,9 @@ class Smallest(Tally):
         Returns:
             bool (B,), which are misclassified.
         """
-        self.look(batch, logits, labels)
+        self.count_forward(batch, logits, labels)
         wrong = fooled(logits, labels)
-        norms = length(x - self.clean[batch], self.p)
+        norms = length(x - self.clean[batch], self.norm)
         better = wrong & (norms < self.norms[batch])
         self.norms[batch[better]] = norms[better]
         self.adversarials[batch[better]] = x[better]
@@ -174,35 +180,14 @@ class Smallest(Tally):
     def improvable(self, batch: Tensor) -> Tensor:
         """Whether images (B,) could have a smaller adversarial image than is known, bool (B,)."""
         # What is right when clean differs in at least one value when adversarial.
-        return self.norms[batch] > (1 if self.p == 0 else 0)
+        return self.norms[batch] > (1 if self.norm == "l0" else 0)
 
 
-def length(perturbations: Tensor, p: float) -> Tensor:
-    """Norm (B,) of perturbations (B, C, H, W); for p = 0 the number of values that differ."""
-    norm: Tensor = perturbations.flatten(1).norm(p=p, dim=1)
-    return norm
-
-
-def largest(images: Tensor, p: float) -> Tensor:
+def largest(images: Tensor, norm: AnyNorm) -> Tensor:
     """Norm (B,) of the largest perturbation of images (B, C, H, W) that the box allows."""
-    return length(torch.maximum(images, 1 - images), p)
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """z_label - the highest other logit, (B,): negative where misclassified.
-
-    Unlike the cross-entropy it has a slope where the classifier is certain.
-    """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others: Tensor = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
-    return own - others
+    return length(torch.maximum(images, 1 - images), norm)
 
 
 def annealed(first: float, last: float, progress: float) -> float:
     """From `first` at progress 0 to `last` at 1, along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def per_image(values: Tensor) -> Tensor:
-    """Shape one value for each image (B,) as (B, 1, 1, 1)."""
-    return values[:, None, None, None]

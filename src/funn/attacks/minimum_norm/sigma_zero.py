@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, Model
+from funn.attacks.core.losses import margin
+from funn.attacks.core.norms import length, per_image
 from funn.attacks.core.result import AttackResult
-from funn.attacks.minimum_norm.search import Seen, Way, annealed, length, margin, per_image, search
+from funn.attacks.minimum_norm.search import Seen, Trajectory, annealed, search
 
 _TINY = 1e-12
 # Adam's, and its guard against a division by zero.
@@ -96,16 +98,16 @@ def sigma_zero(
         batch_size: most images in one forward pass.
 
     Returns:
-        The result, as `minimal_norm.search` describes it.
+        The result, as `minimum_norm.search.search` describes it.
     """
 
-    def start(batch: Tensor) -> Way:
-        return _Way(batch, steps, step_size, sigma, threshold, threshold_step)
+    def start(batch: Tensor) -> Trajectory:
+        return _Trajectory(batch, steps, step_size, sigma, threshold, threshold_step)
 
-    return search(model, images, labels, start, p=0, steps=steps, batch_size=batch_size)
+    return search(model, images, labels, start, norm="l0", steps=steps, batch_size=batch_size)
 
 
-class _Way(Way):
+class _Trajectory(Trajectory):
     def __init__(
         self,
         images: Tensor,
@@ -129,7 +131,7 @@ class _Way(Way):
     def move(self, number: int, seen: Seen) -> None:
         moved = self.x - self.images
         gradient = seen.gradient + self._slope_of_count(moved)
-        gradient = gradient / per_image(length(gradient, torch.inf).clamp_min(_TINY))
+        gradient = gradient / per_image(length(gradient, "linf").clamp_min(_TINY))
         step = self._annealed(number) * self._adam(number, gradient)
         moved = (self.x - step).clamp(0, 1) - self.images
         change = self.threshold_step * self._annealed(number + 1)

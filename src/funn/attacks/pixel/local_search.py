@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from funn.attacks.core.interface import Model, Protocol, check_protocol
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import predict_clean
+from funn.attacks.core.state import predict_clean
 from funn.attacks.pixel.incremental import Layers, PixelAttack, Probe, pixel_probe
 
 Order = Literal["fixed", "foolbox1"]
@@ -127,7 +127,7 @@ def local_search(
     Returns:
         The result; `step` counts the rounds up to the first wrong prediction.
     """
-    tally, active = predict_clean(model, images, labels, batch_size)
+    state, active = predict_clean(model, images, labels, batch_size)
     height, width = images.shape[2:]
     draws = {row: image_generator("local search", seed, images[row]) for row in active.tolist()}
     near = torch.ones(len(images), height * width, dtype=torch.bool, device=images.device)
@@ -138,21 +138,16 @@ def local_search(
         keys = _keys([draws[row] for row in active.tolist()], height * width).to(images.device)
         probed = _subset(near[active], keys, most)
         most = _MOST
-        x = tally.adversarials[active]
+        x = state.adversarials[active]
         probe = pixel_probe(model, layers, x, batch_size)
         scores = _scores(probe, x, labels[active], probed, p)
-        tally.forwards[active] += probed.sum(1)
+        state.forwards[active] += probed.sum(1)
         chosen = _best(scores, keys, t, order)
         active, chosen = active[chosen.any(1)], chosen[chosen.any(1)]
-        tally.adversarials[active] = _perturbed(tally.adversarials[active], chosen, r)
+        state.adversarials[active] = _perturbed(state.adversarials[active], chosen, r)
         near[active] = _neighbourhood(chosen, d, height, width)
-        going = [
-            batch[tally.judge(batch, model(tally.adversarials[batch]), labels[batch], number)]
-            for batch in active.split(batch_size)
-            if len(batch)
-        ]
-        active = torch.cat(going) if going else active
-    return tally.result()
+        active = state.predict(model, active, labels, number, batch_size)
+    return state.result()
 
 
 def _keys(draws: list[torch.Generator], pixels: int) -> Tensor:

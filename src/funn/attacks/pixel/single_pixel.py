@@ -9,7 +9,7 @@ from funn.attacks.core.candidates import first_fooling
 from funn.attacks.core.interface import Model
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.tally import predict_clean
+from funn.attacks.core.state import predict_clean
 from funn.attacks.pixel.incremental import (
     Layers,
     PixelAttack,
@@ -85,7 +85,7 @@ def single_pixel(
         The result; `step` counts the values up to the successful one. `forwards` is a little more,
         since several values are tried at once.
     """
-    tally, active = predict_clean(model, images, labels, batch_size)
+    state, active = predict_clean(model, images, labels, batch_size)
     codes, counts = _candidates(images, active, max_pixels, seed)
 
     def ask(probe: Probe, owners: Tensor, positions: Tensor) -> Tensor:
@@ -94,14 +94,14 @@ def single_pixel(
 
     predict = partial(ask, pixel_probe(model, layers, images, batch_size))
     itself = partial(ask, probe_by_images(model, images, batch_size))
-    first = first_fooling(predict, labels, counts, tally, None if layers is None else itself)
+    first = first_fooling(predict, labels, counts, state, None if layers is None else itself)
     found = (first >= 0).nonzero()[:, 0]
     if len(found):
         code = codes[found, first[found]]
-        tally.adversarials[found] = with_pixel(images[found], code // 2, (code % 2)[:, None])
-    tally.success[found] = True
-    tally.step[found] = first[found] + 1
-    return tally.result()
+        state.adversarials[found] = with_pixel(images[found], code // 2, (code % 2)[:, None])
+    state.success[found] = True
+    state.step[found] = first[found] + 1
+    return state.result()
 
 
 def _candidates(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from funn.attacks.fixed_budget.pgd import climb
+from funn.attacks.core.ball import projected_gradient_ascent
 from funn.errors import above, at_least, require
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -77,7 +77,7 @@ def search(
         if ball.norm == "l0":
             found = climb_pixels(climbed, clean, round(ball.eps), ball.steps)
         else:
-            found = climb(climbed, clean, ball.norm, ball.eps, ball.steps, draw)
+            found = projected_gradient_ascent(climbed, clean, ball.norm, ball.eps, ball.steps, draw)
         attacked[first::shares] = found
     return attacked
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from funn.attacks import PGD
-from funn.attacks.fixed_budget.pgd import Norm
+from funn.attacks.core.norms import Norm
 from funn.evaluation.records.table import margins
 from funn.runtime.seeding import generator
 

@@ -1,13 +1,14 @@
-"""What an attack knows of each image so far."""
+"""What an attack knows of each image so far, and the first predictions of the clean images."""
 
 import torch
 from torch import Tensor
 
 from funn.attacks.core.interface import Model
+from funn.attacks.core.losses import cross_entropy_gradient, margin
 from funn.attacks.core.result import AttackResult
 
 
-class Tally:
+class AttackState:
     """An `AttackResult` in the making.
 
     Args:
@@ -33,7 +34,29 @@ class Tally:
         self.backwards = torch.zeros_like(self.step)
         self.blind = torch.zeros_like(self.success)
 
-    def judge(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
+    @torch.no_grad()
+    def predict(
+        self, model: Model, active: Tensor, labels: Tensor, step: int, batch_size: int
+    ) -> Tensor:
+        """Predict some images as they are now, and record it.
+
+        Args:
+            model: images (N, C, H, W) to logits (N, K).
+            active: indices (M,) of the images.
+            labels: of all images (N,).
+            step: what to record as the step of those that are wrong.
+            batch_size: most images in one forward pass.
+
+        Returns:
+            Indices of the images that are still predicted right, by finite logits.
+        """
+        kept = [active[:0]]
+        for batch in active.split(batch_size) if len(active) else ():
+            logits = model(self.adversarials[batch])
+            kept.append(batch[self.update(batch, logits, labels[batch], step)])
+        return torch.cat(kept)
+
+    def update(self, batch: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """Record the predictions of one forward pass.
 
         Args:
@@ -46,12 +69,12 @@ class Tally:
             bool (B,), which images are still predicted right, by finite logits.
         """
         wrong = fooled(logits, labels)
-        self.look(batch, logits, labels)
+        self.count_forward(batch, logits, labels)
         self.success[batch] = wrong
         self.step[batch] = torch.where(wrong, step, -1)
         return finite_rows(logits) & ~wrong
 
-    def look(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def count_forward(self, owners: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Count one forward pass of each row, and keep how close it was.
 
         Args:
@@ -63,22 +86,20 @@ class Tally:
             z_label - highest other logit of each row (B,).
         """
         self.forwards.index_add_(0, owners, torch.ones_like(owners))
-        own = logits.gather(1, labels[:, None])[:, 0]
-        others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        margins = own - others
+        margins = margin(logits, labels)
         close = margins.abs().nan_to_num(nan=0.0).to(self.closest)
         self.closest.scatter_reduce_(0, owners, close, "amin")
         return margins
 
-    def differentiated(self, owners: Tensor, gradients: Tensor) -> None:
-        """Count one backward pass of each row, and note where it showed no way.
+    def count_backward(self, owners: Tensor, gradients: Tensor) -> None:
+        """Count one backward pass of each row, and note where it gave no direction.
 
         Args:
             owners: indices (B,) of the images that the rows belong to; some may occur repeatedly.
             gradients: (B, C, H, W).
         """
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
-        self.blind[owners[show_no_way(gradients)]] = True
+        self.blind[owners[without_direction(gradients)]] = True
 
     def result(self) -> AttackResult:
         """Return what is known now."""
@@ -93,7 +114,7 @@ class Tally:
         )
 
 
-def show_no_way(gradients: Tensor) -> Tensor:
+def without_direction(gradients: Tensor) -> Tensor:
     """Whether no entry of each row of gradients (B, ...) is finite and not zero, bool (B,)."""
     flat = gradients.flatten(1)
     # Most rows are settled by their sum, for a tenth of the time, and most batches by two numbers.
@@ -119,7 +140,7 @@ def finite_rows(logits: Tensor) -> Tensor:
 
 def predict_clean(
     model: Model, images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[Tally, Tensor]:
+) -> tuple[AttackState, Tensor]:
     """Predict the clean images.
 
     Args:
@@ -129,35 +150,39 @@ def predict_clean(
         batch_size: most images in one forward pass.
 
     Returns:
-        The tally, and the indices of the images that are left to attack.
+        The state, and the indices of the images that are left to attack.
     """
-    tally, active, _ = predict_rivals(model, images, labels, 0, batch_size)
-    return tally, active
+    state = AttackState(images)
+    everyone = torch.arange(len(images), device=images.device)
+    return state, state.predict(model, everyone, labels, 0, batch_size)
 
 
-@torch.no_grad()
-def predict_rivals(
-    model: Model, images: Tensor, labels: Tensor, count: int, batch_size: int
-) -> tuple[Tally, Tensor, Tensor]:
-    """Predict the clean images, and keep the classes that come closest to the labels.
+def clean_gradients(
+    model: Model, images: Tensor, labels: Tensor, batch_size: int
+) -> tuple[AttackState, Tensor, Tensor]:
+    """Predict the clean images, and differentiate where the prediction is right.
 
     Args:
         model: images (N, C, H, W) to logits (N, K).
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
-        count: how many classes to keep, K - 1 at most.
         batch_size: most images in one forward pass.
 
     Returns:
-        The tally; the indices of the images that are left to attack; of each image the classes
-        with the highest logits beside the label, highest first (N, count or K - 1).
+        The state; the indices (M,) of the images that are left to attack; their gradients
+        (M, C, H, W).
     """
-    tally = Tally(images)
-    active, rivals = [torch.arange(0, device=images.device)], []
+    state = AttackState(images)
+    active, gradients = [torch.arange(0, device=images.device)], [images[:0]]
     for batch in torch.arange(len(images), device=images.device).split(batch_size):
-        if len(batch):
-            logits = model(images[batch])
-            active.append(batch[tally.judge(batch, logits, labels[batch], 0)])
-            others = logits.scatter(1, labels[batch, None], -torch.inf)
-            rivals.append(others.topk(min(count, logits.shape[1] - 1), dim=1).indices)
-    return tally, torch.cat(active), torch.cat(rivals) if rivals else labels.new_zeros(0, count)
+        x = images[batch].requires_grad_()
+        if not len(batch):
+            continue
+        logits = model(x)
+        kept = state.update(batch, logits.detach(), labels[batch], 0)
+        if not kept.any():
+            continue
+        active.append(batch[kept])
+        gradients.append(cross_entropy_gradient(logits[kept], labels[batch][kept], x)[kept])
+        state.count_backward(batch[kept], gradients[-1])
+    return state, torch.cat(active), torch.cat(gradients)
