@@ -1,7 +1,5 @@
 """Tables from the files under outputs/: the paper's figures with ours beside them."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from funn.report.figures.drawings import drawings
 from funn.report.figures.sweeps import sweep_pictures, sweep_plots
 from funn.report.figures.zero_gradients import gradient_histogram
 from funn.report.findings.claims import findings
-from funn.report.findings.disagreement import disagreements, footnotes, symbols
+from funn.report.findings.disagreement import disagreements
 from funn.report.inputs.paper import CHOICES, ITERATIONS, TABLE_1, Reported
 from funn.report.inputs.results import (
     Result,
@@ -38,11 +36,12 @@ from funn.report.inputs.results import (
     titled,
 )
 from funn.report.inputs.stages import latest_stages, reported_stages
-from funn.report.page import Table, page
+from funn.report.page import page
 from funn.report.tables.headline import headline
 from funn.report.tables.origins import origin, origins_table, with_data
 from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
 from funn.report.tables.seeds import rates_over_seeds, seed_runs, seeds_table
+from funn.report.tables.table import Table, comma_separated, markdown
 from funn.report.tables.table2 import table_2, threats
 
 _ROWS = (*TABLE_1, *ITERATIONS)
@@ -243,22 +242,3 @@ def _cells(reported: Reported, result: Result) -> list[str]:
         percent(result["clean_accuracy"]),
         result["folder"],
     ]
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    signs = symbols(table.marks)
-    rows = [
-        [f"{text} {signs.get((at, column), '')}".strip() for column, text in enumerate(row)]
-        for at, row in enumerate(table.rows)
-    ]
-    lines = [table.header, ["---"] * len(table.header), *rows]
-    notes = "".join(f"\n{line}\n" for line in footnotes(table.marks))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
-
-
-def comma_separated(table: Table) -> str:
-    """A table as CSV."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.header, *table.rows])
-    return stream.getvalue()

@@ -11,8 +11,8 @@ from funn.evaluation.records.metrics import percent
 from funn.evaluation.records.radii import NORMS, read_radii
 from funn.report.figures.curves import against_eps
 from funn.report.inputs.results import encoder_changes, studies
-from funn.report.page import Table
 from funn.report.tables.origins import revision
+from funn.report.tables.table import Table
 
 _NORMS = {"l2": "L2", "linf": "Linf"}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from funn.evaluation.records.metrics import noise, percent
 from funn.report.inputs.paper import Row
 from funn.report.inputs.results import Result, find, images_of, representatives
-from funn.report.page import Table
+from funn.report.tables.table import Table
 
 _MEASURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("success tracked", "success_rate", percent),
