@@ -6,11 +6,10 @@ import os
 import pyarrow as pa
 import pytest
 import torch
-from test_report import DATA, write
+from test_report import DATA, named, write
 
 from funn.artifacts.files import write_json
 from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
-from funn.config.compose import declared_training
 from funn.config.schema import ReportConfig
 from funn.evaluation.records.radii import NORMS
 from funn.evaluation.records.table import write_table
@@ -18,13 +17,12 @@ from funn.report.report import report as make_report
 from funn.report.tables.headline import headline
 from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
 
-KEYS = ("seed", "data", "model", "head", "classifier")
 FASHION = DATA | {"name": "FashionMNIST", "sha256": "b"}
+MINE = named("mine:net", {}) | {"settings_trained": None, "seed": None, "parents": []}
 
 
-def about(defense, *options):
-    trained = declared_training(defense, KEYS, *options)
-    return {"defense": defense, "settings_trained": trained, "revision": "abcdefghij"}
+def about(defense, **changed):
+    return named(defense, changed) | {"revision": "abcdefghij"}
 
 
 def write_study(root, kind, run, content, facts, *, images=10, data=DATA, state="finished"):
@@ -50,8 +48,8 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
     for run, facts, radii in (
         ("funn-1", about("funn"), {"1": cell}),
-        ("funn-2", about("funn", "head=margin"), {"1": cell, "1.5": cell}),
-        ("funn-3", about("funn", "seed=1"), {"1": cell}),
+        ("funn-2", about("funn", head="margin"), {"1": cell, "1.5": cell}),
+        ("funn-3", about("funn", seed=1), {"1": cell}),
     ):
         write_robust(root, run, facts, radii, {"0.1": cell})
     write_robust(root, "classic-4", about("classic"), {"1": cell}, {}, state="running")
@@ -86,16 +84,15 @@ def test_robust_accuracy_by_encoder_and_radius(root):
 def test_a_smaller_result_does_not_replace_a_larger_but_another_model_does(
     root, evaluations, shown
 ):
-    facts = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
     for run, images, share in evaluations:
         cell = {"images": images, "robust_accuracy": share, "interval": [0.0, 1.0]}
-        write_robust(root, run, facts, {"1.5": cell}, {"0.1": cell}, images=images)
+        write_robust(root, run, MINE, {"1.5": cell}, {"0.1": cell}, images=images)
         use = {"clean": share, "attacked": share}
         content = {"neighbours": use, "retrieval": use, "probe": use}
-        write_study(root, FEATURES, run, content, facts, images=images)
+        write_study(root, FEATURES, run, content, MINE, images=images)
         check = {"name": "G2", "figure": 100 * share, "bound": 1, "meaning": "", "passed": False}
         content = {"classifier": {"flagged": True, "checks": [check]}}
-        write_study(root, MASKING, run, content, facts, images=images)
+        write_study(root, MASKING, run, content, MINE, images=images)
     (row,) = robust_table(root).rows
     assert row[:3] == ["mine:net", "90.00 %", f"{shown} (0.0 to 100.0)"]
     (row,) = headline(root, []).rows
@@ -115,7 +112,6 @@ def read(path):
 
 def test_two_data_sets_give_each_table_a_column_that_names_them(root):
     cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
-    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
     funn = about("funn") | {"seed": 0, "parents": []}
     write_robust(root, "funn-1", funn, {"1.5": cell}, {})
     write(root, "funn-1", "fgsm")
@@ -125,8 +121,8 @@ def test_two_data_sets_give_each_table_a_column_that_names_them(root):
         assert all("data" not in row for row in read(root / f"report/{name}.csv")), name
 
     for run, data in (("mine-1", DATA), ("mine-2", FASHION)):
-        write_robust(root, run, mine, {"1.5": cell}, {}, data=data)
-        write(root, run, "fgsm", data=data, **mine)
+        write_robust(root, run, MINE, {"1.5": cell}, {}, data=data)
+        write(root, run, "fgsm", data=data, **MINE)
     page = make_report(ReportConfig(str(root), str(root))).read_text()
     expected = {
         "funn": "MNIST",
@@ -146,11 +142,10 @@ def test_two_data_sets_give_each_table_a_column_that_names_them(root):
 
 def test_data_sets_are_told_apart_between_attacks_and_examinations(root):
     """The same classifier, attacked on the one and examined on the other."""
-    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
-    write(root, "mine-1", "fgsm", data=DATA, **mine)
+    write(root, "mine-1", "fgsm", data=DATA, **MINE)
     use = {"clean": 0.9, "attacked": 0.1}
     content = {"neighbours": use, "retrieval": use, "probe": use}
-    write_study(root, FEATURES, "mine-2", content, mine | {"revision": "a"}, data=FASHION)
+    write_study(root, FEATURES, "mine-2", content, MINE | {"revision": "a"}, data=FASHION)
     make_report(ReportConfig(str(root), str(root)))
     assert [row["data"] for row in read(root / "report/table1.csv")] == ["MNIST"]
     assert [row["data"] for row in read(root / "report/features.csv")] == ["FashionMNIST"]
@@ -159,7 +154,7 @@ def test_data_sets_are_told_apart_between_attacks_and_examinations(root):
 def test_the_headline_says_what_each_defence_withstands_and_costs(root):
     """The most robust last; what was not measured is a dash."""
     for run, facts, share in (
-        ("funn_pgd-1", about("funn_pgd", "head=margin"), 0.8),
+        ("funn_pgd-1", about("funn_pgd", head="margin"), 0.8),
         ("classic-1", about("classic"), 0.0),
     ):
         cell = {"images": 10, "robust_accuracy": share, "interval": [0.0, 1.0]}

@@ -16,6 +16,7 @@ from funn.artifacts.layout import (
     report_folder,
 )
 from funn.config.schema import ReportConfig
+from funn.config.title import titled
 from funn.errors import UserError
 from funn.evaluation.records.metrics import noise, percent
 from funn.report.figures.curves import against_iterations, paths
@@ -33,7 +34,6 @@ from funn.report.inputs.results import (
     images_of,
     representatives,
     studies,
-    titled,
 )
 from funn.report.inputs.stages import latest_stages, reported_stages
 from funn.report.page import page
@@ -212,7 +212,7 @@ def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
     """Every result that is in no row of the paper's table: other attacks, other settings."""
     folders = {result["folder"] for result in shown}
     rows = [
-        [titled(result["attack"], result["attack_changes"]), *_cells(Reported(None, None), result)]
+        [titled(result["attack"], result["attack_changed"]), *_cells(Reported(None, None), result)]
         for result in results
         if result["folder"] not in folders
     ]

@@ -10,7 +10,7 @@ from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
 from funn.evaluation.records.metrics import percent
 from funn.evaluation.records.radii import NORMS, read_radii
 from funn.report.figures.curves import against_eps
-from funn.report.inputs.results import encoder_changes, studies
+from funn.report.inputs.results import studies
 from funn.report.tables.origins import revision
 from funn.report.tables.table import Table
 
@@ -104,7 +104,7 @@ def robust_curves(root: Path) -> dict[str, go.Figure]:
     radii = {
         encoder: read_radii(content["folder"] / RADII)
         for encoder, content in studies(root, ROBUST).items()
-        if not any(change.startswith("seed=") for change in encoder_changes(content))
+        if "seed" not in content["changed"]
     }
     drawn = {
         f"robust-{norm}": against_eps({name: each[norm] for name, each in radii.items()}, norm)

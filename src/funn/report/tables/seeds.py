@@ -30,8 +30,7 @@ def seed_runs(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, dict[
     declared = [
         result
         for result in results
-        if result["seed"] is not None
-        and all(change.startswith("seed=") for change in result["encoder_changes"])
+        if result["seed"] is not None and result["changed"].keys() <= {"seed"}
     ]
     runs: dict[str, dict[int, str]] = {}
     for seed in sorted({result["seed"] for result in declared}):
