@@ -19,7 +19,7 @@ from funn.evaluation.records.robustness_curve import (
     smallest,
     summary,
 )
-from funn.report.figures.curves import against_eps
+from funn.report.figures.robustness import against_eps
 
 INF, NAN = math.inf, math.nan
 # A clean error, three successes and a failure.

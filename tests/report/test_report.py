@@ -9,13 +9,14 @@ import pytest
 from funn.config.schema import ReportConfig
 from funn.config.title import differences, titled
 from funn.report.figures.curves import against_iterations, paths
+from funn.report.figures.pictures import pictures
 from funn.report.findings.claims import findings
 from funn.report.inputs.paper import ITERATIONS, TABLE_1
 from funn.report.inputs.results import collect, representatives
 from funn.report.inputs.stages import latest_stages
-from funn.report.report import others, overview, pictures, table_1
 from funn.report.report import report as make_report
 from funn.report.tables.origins import origins_table
+from funn.report.tables.table1 import others, overview, table_1
 from funn.report.tables.table2 import table_2, threats
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")

@@ -13,9 +13,10 @@ from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
 from funn.config.schema import ReportConfig
 from funn.evaluation.records.radii import NORMS
 from funn.evaluation.records.table import write_table
+from funn.report.figures.robustness import robust_curves
 from funn.report.report import report as make_report
 from funn.report.tables.headline import headline
-from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
+from funn.report.tables.robust import features_table, masking_table, robust_table
 
 FASHION = DATA | {"name": "FashionMNIST", "sha256": "b"}
 MINE = named("mine:net", {}) | {"settings_trained": None, "seed": None, "parents": []}

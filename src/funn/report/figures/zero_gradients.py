@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from funn.artifacts.files import read_json
 from funn.evaluation.records.metrics import percent
-from funn.report.figures.curves import figure
+from funn.report.figures.style import figure
 from funn.report.inputs.age import age
 from funn.report.inputs.results import Result
 
