@@ -15,6 +15,7 @@ from funn.evaluation.records.radii import NORMS
 from funn.evaluation.records.table import write_table
 from funn.report.figures.robustness import robust_curves
 from funn.report.report import report as make_report
+from funn.report.tables.distances import distances_table
 from funn.report.tables.headline import headline
 from funn.report.tables.robust import features_table, masking_table, robust_table
 
@@ -66,6 +67,21 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     curves = robust_curves(root)  # of one seed
     assert set(curves) == {"robust-l0", "robust-l2", "robust-linf"}
     assert len(curves["robust-l2"].data) == 2
+
+
+def test_the_distances_are_medians_and_means_of_the_curve(root):
+    """Of three images fooled at 0.5 and seven at 2; past the largest eps nothing was attacked."""
+    cell = {"images": 10, "robust_accuracy": 0.7, "interval": [0.25, 0.75]}
+    write_robust(root, "funn-1", about("funn"), {"1": cell, "1.5": cell}, {"0.1": cell})
+    write_robust(root, "classic-2", about("classic"), {"1": cell}, {})
+    table = distances_table(root)
+    means = [f"mean accuracy up to {end}" for end in ("L2 1", "L2 1.5", "Linf 0.1")]
+    assert list(table.header[4:-2]) == means
+    # 0.3 * 0.5 + 0.7 * 1, of 1; and 0.3 * 0.5 + 0.7 * 1.5, of 1.5.
+    assert table.rows == [
+        ["classic", "2", "2", "2", "85.00 %", "-", "-", "10", "abcdefg"],
+        ["funn", "2", "2", "2", "85.00 %", "80.00 %", "100.00 %", "10", "abcdefg"],
+    ]
 
 
 # Each evaluation: of which classifier, on how many images, what was found.
@@ -207,6 +223,7 @@ def test_uses_of_the_features(root):
 def test_nothing_measured_nothing_shown(root):
     assert not headline(root, []).rows
     assert not robust_table(root).rows
+    assert not distances_table(root).rows
     assert not masking_table(root).rows
     assert not features_table(root).rows
     assert not robust_curves(root)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from funn.artifacts.layout import FEATURES, MASKING, ROBUST
 from funn.report.inputs.results import Result, studies
+from funn.report.tables.distances import distances_table
 from funn.report.tables.headline import headline
 from funn.report.tables.origins import origins_table, with_data
 from funn.report.tables.robust import features_table, masking_table, robust_table
@@ -20,8 +21,8 @@ def tables_of(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[
     full, shown = table_1(results)
     every_threat, known = table_2(results)
     rest = others(results, [*shown, *known])
-    strong = [headline(root, results), robust_table(root), masking_table(root),
-              features_table(root)]  # fmt: skip
+    strong = [headline(root, results), robust_table(root), distances_table(root),
+              masking_table(root), features_table(root)]  # fmt: skip
     seeds, origins = seeds_table(results, ROWS), origins_table(root, results)
     tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
     sets = {result["encoder"]: result["data"]["name"] for result in results}
