@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # One thread is faster on networks as small as these, and leaves the machine's others alone. Before
@@ -9,7 +8,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hydra import initialize_config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 # Small enough for seconds, large enough that every stage has more than one epoch.
@@ -54,7 +52,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """An outputs folder that a test writes, with conf/ at hand for what it declares."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="test"):
-        yield tmp_path
+def root(tmp_path: Path) -> Path:
+    """An outputs folder that a test writes."""
+    return tmp_path

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from funn.artifacts.files import read_json, replace_file
 from funn.config.compose import ROOT
-from funn.report.figures.curves import GRID, LAYOUT, figure
+from funn.report.figures.style import GRID, LAYOUT, figure
 
 _AXES = {"images": "images", "width": "times the paper's channels", "classes": "classes"}
 _MEASURES = {"seconds": "seconds", "mebibytes": "peak memory, MiB more"}

@@ -29,6 +29,21 @@ class Run(NamedTuple):
     result: dict[str, Any]
 
     @property
+    def title(self) -> str:
+        """Its defence, and what is unusual about how it was trained."""
+        return str(self._named()["title"])
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What is unusual about how it was trained, by dotted key or configuration group."""
+        return dict(self._named()["changed"])
+
+    def _named(self) -> dict[str, Any]:
+        if "title" not in self.result:
+            raise UserError(f"{self.folder} is of an older revision: train it again")
+        return self.result
+
+    @property
     def train_root(self) -> Path:
         """The folder that the paths of its parents start from."""
         return self.folder.resolve().parent.parent

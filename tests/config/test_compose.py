@@ -9,10 +9,19 @@ import torch
 from conftest import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from funn.config.build import build, locate
-from funn.config.compose import check_keys, check_types, read_config, read_launch, read_trials
+from funn.config.compose import (
+    changed_training,
+    check_keys,
+    check_types,
+    read_config,
+    read_launch,
+    read_trials,
+)
 from funn.config.schema import EvaluateConfig, ReportConfig, TrainConfig
+from funn.config.title import titled
 from funn.defenses.magnet.defense import MagNet
 from funn.errors import UserError
 from funn.method.objectives import attacker_objective
@@ -312,3 +321,35 @@ def test_a_mistake_is_one_line_before_torch_is_imported(command, says, tmp_path)
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "title"),
+    [
+        ((), "funn"),
+        (("beta=0.02", "seed=1"), "funn (seed=1, beta=0.02)"),
+        (("init.epochs=3", "head=margin"), "funn (head=margin, init.epochs=3)"),
+        (("defense=funn_pgd", "head=margin"), "funn_pgd (head=margin)"),
+        (("defense=funn_printed",), "funn_printed"),
+        (("model._target_=mine.Net",), "funn (model._target_=Net)"),
+    ],
+)
+def test_a_run_is_named_with_what_conf_does_not_declare(typed, title):
+    keys = ("seed", "data", "init", "model", "adversarial", "beta", "objective", "classifier",
+            "head", "defense.stages.classifier")  # fmt: skip
+    with composed("train", *typed) as cfg:
+        settings = {}
+        for key in keys:
+            value = OmegaConf.select(cfg, key)
+            settings[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        choices = read_launch().choices
+        assert titled(cfg.defense.name, changed_training(settings, choices)) == title
+
+
+def test_an_attack_is_known_by_what_conf_does_not_declare():
+    assert trials("attack=fgsm")[0].changed == {}
+    (trial,) = trials("attack=deepfool_l2", "attack.steps=3", "protocol=foolbox1")
+    assert trial.changed == {"steps": 3}
+    steps = {trial.name: trial.changed for trial in trials("suite=table1")}
+    assert steps["deepfool_l2"] == {"steps": 1000}
+    assert steps["fgsm"] == {}

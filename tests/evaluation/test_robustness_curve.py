@@ -14,12 +14,9 @@ from funn.evaluation.records.robustness_curve import (
     eps_at,
     largest,
     median_distance,
-    optimality,
     robust_accuracy,
-    smallest,
-    summary,
 )
-from funn.report.figures.curves import against_eps
+from funn.report.figures.robustness import against_eps
 
 INF, NAN = math.inf, math.nan
 # A clean error, three successes and a failure.
@@ -32,14 +29,6 @@ def test_a_failure_is_infinitely_far():
         as_distances([-1.0])
     with pytest.raises(ValueError, match="distances must"):
         as_distances([[1.0]])
-
-
-def test_the_worst_case_takes_each_image_from_its_best_attack():
-    attacks = {"a": [0, 3, NAN, 5, INF], "b": [0, 4, 2, NAN, NAN]}
-    assert smallest(attacks).tolist() == [0, 3, 2, 5, INF]
-    for wrong in ({}, {"a": [1.0], "b": [1.0, 2.0]}):
-        with pytest.raises(ValueError, match="attacks must"):
-            smallest(wrong)
 
 
 def test_robust_accuracy_is_of_all_images():
@@ -102,34 +91,6 @@ def test_the_accuracy_falls_to_the_share_at_that_eps_and_not_before(distances, s
         assert robust_accuracy(distances, eps) <= share + 1e-12
         if eps > 0:
             assert robust_accuracy(distances, eps - 0.1) > share
-
-
-def test_optimality():
-    best = [0.0, 1.0, 2.0, 4.0]
-    assert optimality(best, best) == 1
-    assert optimality([0, INF, INF, INF], best) == 0
-    # One image is found at twice the distance: 3/4 more area, of (3 * 4 - 7) / 4 at most.
-    assert optimality([0, 1, 4, 4], best) == pytest.approx(1 - 2 / 5)
-    # Beyond the largest of the smallest distances nothing gets worse.
-    assert optimality([0, 1, 2, INF], best) == 1
-    assert optimality([0, NAN], [0, NAN]) is None
-    assert optimality([0, 3], [0, 2]) is None  # only one distance
-    assert optimality([], []) is None
-    for wrong in ([0, 1, 2, 3], [0, 1, 2]):
-        with pytest.raises(ValueError, match="best must"):
-            optimality(wrong, best)
-
-
-def test_the_summary_of_a_defence():
-    attacks = {"a": [0, 1, 5, NAN, NAN], "b": [0, 3, 2, 4, NAN]}
-    found = summary(attacks)
-    assert found["images"] == 5
-    assert found["clean_accuracy"] == pytest.approx(0.8)
-    assert (found["median"], found["eps_at_50"], found["largest"]) == (3, 2, 4)
-    assert found["area"] == pytest.approx(2.2)
-    failing, least = 4 * 4, 11
-    assert found["optimality"]["a"] == pytest.approx(1 - (13 - least) / (failing - least))
-    assert found["optimality"]["b"] == pytest.approx(1 - (13 - least) / (failing - least))
 
 
 def test_the_curves_of_several_defences():

@@ -6,13 +6,15 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
+import yaml
+from conftest import ROOT
 from torch import nn
 
 from funn.config.build import build_module
 from funn.data.images import Images
 from funn.evaluation.gradient_masking.zero_gradients import gradient_zeros
 from funn.method.classifier import classifier_spec
-from funn.method.objectives import constrained, minimax, printed
+from funn.method.objectives import attacker_objective
 from funn.report.figures.drawings import Layer, drawings, formula, layers
 from funn.report.figures.zero_gradients import binned, gradient_histogram
 from funn.report.inputs.stages import reported_stages, stage_folder
@@ -103,15 +105,18 @@ def test_stages_are_those_of_the_reported_runs(tmp_path):
     assert found == {"funn": tmp_path / "train/f/adversarial"}
 
 
-@pytest.mark.parametrize("objective", [constrained, printed, minimax])
-def test_a_formula_is_what_its_function_computes(objective):
-    spec = {"_target_": f"funn.method.objectives.{objective.__name__}"}
+@pytest.mark.parametrize("name", ["constrained", "printed", "minimax", "dual"])
+def test_a_formula_is_what_its_objective_computes(name):
+    spec = yaml.safe_load((ROOT / f"conf/objective/{name}.yaml").read_text())["attacker"]
     for perturbation, error in ((0.01, 0.3), (0.3, 0.01)):
         values = {"perturbation": perturbation, "error": error}
-        expected = objective(*map(torch.tensor, values.values()), beta=0.1, gamma=5.0)
-        assert eval(formula(spec, beta=0.1, gamma=5), {"max": max}, values) == pytest.approx(
-            float(expected)
-        )
+        loss = attacker_objective(spec, 0.1, 5.0)(*map(torch.tensor, values.values()))
+        said = formula(spec, beta=0.1, gamma=5)
+        assert eval(said, {"max": max, "gamma_t": 5}, values) == pytest.approx(float(loss))
+
+
+def test_an_objective_of_ones_own_is_drawn_by_its_name():
+    assert formula({"_target_": "math.hypot"}, beta=0.1, gamma=5) == "math.hypot"
 
 
 def test_layers_of_other_networks():

@@ -1,34 +1,25 @@
 """What a report shows, from results that tests write."""
 
 import json
+import os
+import shutil
 
 import pytest
 
-from funn.config.compose import declared_attack, declared_training
 from funn.config.schema import ReportConfig
+from funn.config.title import differences, titled
 from funn.report.figures.curves import against_iterations, paths
+from funn.report.figures.pictures import pictures
 from funn.report.findings.claims import findings
 from funn.report.inputs.paper import ITERATIONS, TABLE_1
-from funn.report.inputs.results import collect, differences, representatives
+from funn.report.inputs.results import collect, representatives
 from funn.report.inputs.stages import latest_stages
-from funn.report.report import others, overview, pictures, table_1
 from funn.report.report import report as make_report
 from funn.report.tables.origins import origins_table
+from funn.report.tables.table1 import others, overview, table_1
 from funn.report.tables.table2 import table_2, threats
 
 FGSM_ROW = next(row for row in TABLE_1 if row.attack == "fgsm")
-KEYS = (
-    "seed",
-    "data",
-    "init",
-    "model",
-    "adversarial",
-    "beta",
-    "gamma",
-    "objective",
-    "classifier",
-    "head",
-)
 DATA = {"name": "MNIST", "shape": [1, 28, 28], "classes": 10, "test_images": 10, "sha256": "a"}
 FIGURES = {
     "successes": 5, "success_rate": 0.5, "success_rate_verified": 0.4, "noise_level": 0.1,
@@ -39,18 +30,27 @@ FIGURES = {
 }  # fmt: skip
 
 
+# What conf/ declares, as far as the report looks at it.
+TRAINED = {"seed": 0, "beta": 0.01, "gamma": 5, "head": {"hidden": [32]}}
+ATTACKED = {"deepfool_l2": {"steps": 50}, "deepfool_linf": {"steps": 50}}
+
+
+def named(defense, changed):
+    return {"defense": defense, "title": titled(defense, changed), "changed": changed}
+
+
 def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(), **more):
-    """Write what an evaluation leaves: `trained` and `attacked` differ from conf/."""
-    defense = run.split("-")[0]
+    """Write what an evaluation leaves: `trained` and `attacked` are not as conf/ declares them."""
     folder = root / "eval" / run / f"{attack}-{protocol}-{len(list(root.rglob('result.json')))}"
     folder.mkdir(parents=True)
-    settings = dict(declared_training(defense, KEYS)) | dict(trained)
-    content = FIGURES | {
+    settings, usual = TRAINED | dict(trained), ATTACKED.get(attack, {"eps": 0.005})
+    name = named(more.get("defense", run.split("-")[0]), differences(settings, TRAINED))
+    content = FIGURES | name | {
         "run": run,
-        "defense": defense,
         "attack": attack,
         "protocol": protocol,
-        "settings": declared_attack(attack, protocol) | dict(attacked),
+        "settings": usual | dict(attacked),
+        "attack_changed": differences(usual | dict(attacked), usual),
         "settings_trained": settings,
         "source": None,
     } | more  # fmt: skip
@@ -61,19 +61,6 @@ def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(
 
 def cells(table, title):
     return [row for row in table.rows if row[0] == title]
-
-
-def test_a_class_that_moved_is_no_difference():
-    assert differences({"_target_": "funn.old.A"}, {"_target_": "funn.new.A"}) == []
-    assert differences({"_target_": "funn.old.A"}, {"_target_": "funn.old.B"}) == ["_target_=A"]
-
-
-def test_differences_are_leaves():
-    found = {"beta": 0.02, "init": {"epochs": 9, "lr": 1e-3}, "objective": {"attacker": "a"}}
-    declared = {"beta": 0.01, "init": {"epochs": 9, "lr": 2e-3, "new": 1}, "objective": None}
-    assert differences(found, declared) == [
-        "beta=0.02", "init.lr=0.001", "objective.attacker=a",
-    ]  # fmt: skip
 
 
 def test_other_trainings_are_named_and_not_mixed_in(root):
@@ -94,15 +81,6 @@ def test_other_trainings_are_named_and_not_mixed_in(root):
     full, shown = table_1(results)
     assert {row[1] for row in full.rows} == {"funn", "funn (beta=0.02)", "classic (seed=1)"}
     assert not others(results, shown).rows
-
-
-def test_a_training_is_named_by_the_options_that_were_typed(root):
-    margin = dict(declared_training("funn", KEYS, "head=margin"))
-    write(root, "funn-1", trained=margin)
-    write(root, "funn-2", trained={**margin, "seed": 1, "beta": 0.02}, seed=1)
-    assert [result["encoder"] for result in collect(root)] == [
-        "funn (head=margin)", "funn (head=margin, seed=1, beta=0.02)",
-    ]  # fmt: skip
 
 
 def test_other_settings_of_an_attack_stay_out_of_the_papers_rows(root):
@@ -284,18 +262,40 @@ def test_figure_2_is_the_way_of_the_newest_runs(root):
     assert (border.x0, border.x1) == (0.01, 0.01)
 
 
-def test_unfinished_and_unknown_results(root):
-    """A result of an attack or a defence that conf/ has no more names all of its settings."""
+def test_unfinished_results_and_those_of_older_revisions_are_left_out(root, caplog):
     write(root, "funn-1")
     (root / "eval/funn-1/fgsm-strict-0/status.json").write_text('{"state": "running"}')
-    gone = {"defense": "gone", "attack": "away", "settings": {"eps": 1}}
-    write(root, "funn-2", **gone, trained={"seed": 3})
-    write(root, "funn-3")
-    path = root / "eval/funn-3/fgsm-strict-2/result.json"
-    path.write_text('{"attack": "fgsm", "protocol": "strict"}')  # of an older revision
-    (result,) = collect(root)
-    assert result["attack_changes"] == ["eps=1"]
-    assert result["encoder"].startswith("gone (seed=3, ")
+    for run, missing in (("funn-2", "title"), ("funn-3", "attack_changed")):
+        write(root, run)
+        (path,) = root.glob(f"eval/{run}/*/result.json")
+        content = json.loads(path.read_text())
+        del content[missing]
+        path.write_text(json.dumps(content))
+    write(root, "funn-4")
+    assert [result["run"] for result in collect(root)] == ["funn-4"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert all("an older revision wrote it, evaluate again" in line for line in told)
+
+
+def test_a_copied_folder_gives_the_same_page_without_conf(root, monkeypatch):
+    """Neither conf/, nor where outputs/ was, nor when its files were copied matters."""
+    here, copy = root / "here", root / "copy"
+    for number, rate in enumerate((0.9, 0.2)):
+        write(here, "funn-1", success_rate=rate, trained={"beta": 0.02})
+        (folder,) = here.glob(f"eval/funn-1/fgsm-strict-{number}")
+        status = {"state": "finished", "time": f"2026-01-0{number + 1}T10:00:00+0000"}
+        (folder / "status.json").write_text(json.dumps(status))
+    shutil.copytree(here / "eval", copy / "eval")
+    os.utime(copy / "eval/funn-1/fgsm-strict-1/result.json", (1, 1))  # it was copied first
+    pages = []
+    for folder in (here, copy):
+        monkeypatch.setattr("funn.config.compose.ROOT", folder)
+        pages.append(make_report(ReportConfig(str(folder), str(folder))).read_text())
+    assert pages[0] == pages[1]
+    assert "20.00 %" in pages[0]
+    assert "90.00 %" not in (copy / "report/overview.csv").read_text()
+    assert str(root) not in pages[0]
 
 
 def test_the_least_that_fools_each_encoder_is_shown(root):

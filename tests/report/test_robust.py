@@ -6,25 +6,25 @@ import os
 import pyarrow as pa
 import pytest
 import torch
-from test_report import DATA, write
+from test_report import DATA, named, write
 
 from funn.artifacts.files import write_json
 from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
-from funn.config.compose import declared_training
 from funn.config.schema import ReportConfig
 from funn.evaluation.records.radii import NORMS
 from funn.evaluation.records.table import write_table
+from funn.report.figures.robustness import robust_curves
 from funn.report.report import report as make_report
+from funn.report.tables.distances import distances_table
 from funn.report.tables.headline import headline
-from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
+from funn.report.tables.robust import features_table, masking_table, robust_table
 
-KEYS = ("seed", "data", "model", "head", "classifier")
 FASHION = DATA | {"name": "FashionMNIST", "sha256": "b"}
+MINE = named("mine:net", {}) | {"settings_trained": None, "seed": None, "parents": []}
 
 
-def about(defense, *options):
-    trained = declared_training(defense, KEYS, *options)
-    return {"defense": defense, "settings_trained": trained, "revision": "abcdefghij"}
+def about(defense, **changed):
+    return named(defense, changed) | {"revision": "abcdefghij"}
 
 
 def write_study(root, kind, run, content, facts, *, images=10, data=DATA, state="finished"):
@@ -50,8 +50,8 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
     for run, facts, radii in (
         ("funn-1", about("funn"), {"1": cell}),
-        ("funn-2", about("funn", "head=margin"), {"1": cell, "1.5": cell}),
-        ("funn-3", about("funn", "seed=1"), {"1": cell}),
+        ("funn-2", about("funn", head="margin"), {"1": cell, "1.5": cell}),
+        ("funn-3", about("funn", seed=1), {"1": cell}),
     ):
         write_robust(root, run, facts, radii, {"0.1": cell})
     write_robust(root, "classic-4", about("classic"), {"1": cell}, {}, state="running")
@@ -67,6 +67,21 @@ def test_robust_accuracy_by_encoder_and_radius(root):
     curves = robust_curves(root)  # of one seed
     assert set(curves) == {"robust-l0", "robust-l2", "robust-linf"}
     assert len(curves["robust-l2"].data) == 2
+
+
+def test_the_distances_are_medians_and_means_of_the_curve(root):
+    """Of three images fooled at 0.5 and seven at 2; past the largest eps nothing was attacked."""
+    cell = {"images": 10, "robust_accuracy": 0.7, "interval": [0.25, 0.75]}
+    write_robust(root, "funn-1", about("funn"), {"1": cell, "1.5": cell}, {"0.1": cell})
+    write_robust(root, "classic-2", about("classic"), {"1": cell}, {})
+    table = distances_table(root)
+    means = [f"mean accuracy up to {end}" for end in ("L2 1", "L2 1.5", "Linf 0.1")]
+    assert list(table.header[4:-2]) == means
+    # 0.3 * 0.5 + 0.7 * 1, of 1; and 0.3 * 0.5 + 0.7 * 1.5, of 1.5.
+    assert table.rows == [
+        ["classic", "2", "2", "2", "85.00 %", "-", "-", "10", "abcdefg"],
+        ["funn", "2", "2", "2", "85.00 %", "80.00 %", "100.00 %", "10", "abcdefg"],
+    ]
 
 
 # Each evaluation: of which classifier, on how many images, what was found.
@@ -86,16 +101,15 @@ def test_robust_accuracy_by_encoder_and_radius(root):
 def test_a_smaller_result_does_not_replace_a_larger_but_another_model_does(
     root, evaluations, shown
 ):
-    facts = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
     for run, images, share in evaluations:
         cell = {"images": images, "robust_accuracy": share, "interval": [0.0, 1.0]}
-        write_robust(root, run, facts, {"1.5": cell}, {"0.1": cell}, images=images)
+        write_robust(root, run, MINE, {"1.5": cell}, {"0.1": cell}, images=images)
         use = {"clean": share, "attacked": share}
         content = {"neighbours": use, "retrieval": use, "probe": use}
-        write_study(root, FEATURES, run, content, facts, images=images)
+        write_study(root, FEATURES, run, content, MINE, images=images)
         check = {"name": "G2", "figure": 100 * share, "bound": 1, "meaning": "", "passed": False}
         content = {"classifier": {"flagged": True, "checks": [check]}}
-        write_study(root, MASKING, run, content, facts, images=images)
+        write_study(root, MASKING, run, content, MINE, images=images)
     (row,) = robust_table(root).rows
     assert row[:3] == ["mine:net", "90.00 %", f"{shown} (0.0 to 100.0)"]
     (row,) = headline(root, []).rows
@@ -115,7 +129,6 @@ def read(path):
 
 def test_two_data_sets_give_each_table_a_column_that_names_them(root):
     cell = {"images": 10, "robust_accuracy": 0.5, "interval": [0.25, 0.75]}
-    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
     funn = about("funn") | {"seed": 0, "parents": []}
     write_robust(root, "funn-1", funn, {"1.5": cell}, {})
     write(root, "funn-1", "fgsm")
@@ -125,8 +138,8 @@ def test_two_data_sets_give_each_table_a_column_that_names_them(root):
         assert all("data" not in row for row in read(root / f"report/{name}.csv")), name
 
     for run, data in (("mine-1", DATA), ("mine-2", FASHION)):
-        write_robust(root, run, mine, {"1.5": cell}, {}, data=data)
-        write(root, run, "fgsm", data=data, **mine)
+        write_robust(root, run, MINE, {"1.5": cell}, {}, data=data)
+        write(root, run, "fgsm", data=data, **MINE)
     page = make_report(ReportConfig(str(root), str(root))).read_text()
     expected = {
         "funn": "MNIST",
@@ -146,11 +159,10 @@ def test_two_data_sets_give_each_table_a_column_that_names_them(root):
 
 def test_data_sets_are_told_apart_between_attacks_and_examinations(root):
     """The same classifier, attacked on the one and examined on the other."""
-    mine = {"defense": "mine:net", "settings_trained": None, "seed": None, "parents": []}
-    write(root, "mine-1", "fgsm", data=DATA, **mine)
+    write(root, "mine-1", "fgsm", data=DATA, **MINE)
     use = {"clean": 0.9, "attacked": 0.1}
     content = {"neighbours": use, "retrieval": use, "probe": use}
-    write_study(root, FEATURES, "mine-2", content, mine | {"revision": "a"}, data=FASHION)
+    write_study(root, FEATURES, "mine-2", content, MINE | {"revision": "a"}, data=FASHION)
     make_report(ReportConfig(str(root), str(root)))
     assert [row["data"] for row in read(root / "report/table1.csv")] == ["MNIST"]
     assert [row["data"] for row in read(root / "report/features.csv")] == ["FashionMNIST"]
@@ -159,7 +171,7 @@ def test_data_sets_are_told_apart_between_attacks_and_examinations(root):
 def test_the_headline_says_what_each_defence_withstands_and_costs(root):
     """The most robust last; what was not measured is a dash."""
     for run, facts, share in (
-        ("funn_pgd-1", about("funn_pgd", "head=margin"), 0.8),
+        ("funn_pgd-1", about("funn_pgd", head="margin"), 0.8),
         ("classic-1", about("classic"), 0.0),
     ):
         cell = {"images": 10, "robust_accuracy": share, "interval": [0.0, 1.0]}
@@ -211,6 +223,7 @@ def test_uses_of_the_features(root):
 def test_nothing_measured_nothing_shown(root):
     assert not headline(root, []).rows
     assert not robust_table(root).rows
+    assert not distances_table(root).rows
     assert not masking_table(root).rows
     assert not features_table(root).rows
     assert not robust_curves(root)

@@ -12,9 +12,10 @@ from funn.report.figures.sweeps import sweep_pictures, sweep_plots
 from funn.report.findings.disagreement import RULE, disagrees
 from funn.report.inputs.paper import TABLE_1
 from funn.report.inputs.results import collect
-from funn.report.report import markdown, overview, table_1
 from funn.report.report import report as make_report
 from funn.report.tables.seeds import seeds_table
+from funn.report.tables.table import markdown
+from funn.report.tables.table1 import overview, table_1
 
 DEEPFOOL = next(row.title for row in TABLE_1 if row.attack == "deepfool_l2")
 

@@ -5,7 +5,7 @@ The only module that knows `cfg`.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -25,9 +25,12 @@ from funn.config.schema import (
     Trial,
     unknown_key,
 )
+from funn.config.title import differences
 from funn.errors import UserError, require
 
 ROOT = Path(__file__).resolve().parents[3]
+# Groups of which an option stands for several keys in a run's name.
+_TELLING = ("model", "head", "attacker", "objective")
 
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
@@ -81,13 +84,16 @@ def read_trials(cfg: DictConfig) -> list[Trial]:
     wanted = [cfg.protocol] if suite is None else list(suite.protocols)
     limit = cfg.images or (None if suite is None else suite.images)
     under = {protocol: _attacks_under(cfg, protocol) for protocol in PROTOCOLS}
+    usual = {protocol: declared_attacks(under[protocol], protocol) for protocol in PROTOCOLS}
     trials = []
     for name in under["strict"]:
         same = under["strict"][name] == under["foolbox1"][name]
         for protocol in ["both"] if same else wanted:
             spec = dict(under[wanted[0] if same else protocol][name])
             own = spec.pop("images", None)
-            trials.append(Trial(name, protocol, limit or own, spec))
+            declared = usual["strict" if same else protocol].get(name, {})
+            changed = differences(spec, declared)
+            trials.append(Trial(name, protocol, limit or own, spec, changed))
     return trials
 
 
@@ -143,6 +149,29 @@ def declared_training(defense: str, keys: Sequence[str], *options: str) -> Node:
     }
 
 
+def changed_training(settings: Node, choices: Mapping[str, str | None]) -> Node:
+    """Return what of a training is not as conf/ declares it for the defence, as it can be typed.
+
+    Args:
+        settings: the values that the training depends on, by dotted key.
+        choices: the option chosen of each configuration group.
+
+    Returns:
+        Values by dotted key, and options by group where they say it shorter:
+        `{"head": "margin", "seed": 1}`.
+    """
+    defense, keys = str(choices["defense"]), tuple(settings)
+    chosen: Node = {}
+    rest = differences(settings, declared_training(defense, keys))
+    for group in _TELLING if rest else ():
+        tried = {**chosen, group: choices.get(group)}
+        options = [f"{name}={option}" for name, option in tried.items()]
+        left = differences(settings, declared_training(defense, keys, *options))
+        if len(left) + len(tried) < len(rest) + len(chosen):
+            rest, chosen = left, tried
+    return {**chosen, **rest}
+
+
 def options_of(group: str) -> list[str]:
     """Return the names of the YAML files of a configuration group."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
@@ -150,13 +179,23 @@ def options_of(group: str) -> list[str]:
 
 def declared_attack(name: str, protocol: str) -> Node:
     """Return the target and settings that conf/ gives an attack; empty if it has no such one."""
-    try:
-        cfg = compose("evaluate", [f"attack={name}", f"protocol={protocol}"])
-    except MissingConfigException:
-        return {}
-    spec = OmegaConf.to_container(cfg.attack, resolve=True)
-    assert isinstance(spec, dict)
-    return {str(key): value for key, value in spec.items() if key != "images"}
+    return declared_attacks([name], protocol).get(name, {})
+
+
+def declared_attacks(names: Iterable[str], protocol: str) -> dict[str, Node]:
+    """Return the target and settings that conf/ gives some attacks, by name.
+
+    Those that it does not have are left out.
+    """
+    known = sorted(set(names) & set(options_of("attack")))
+    # Composing once for all: it takes a tenth of a second however little is asked for.
+    cfg = compose(None, [f"+protocol={protocol}", *(f"+attack@{name}={name}" for name in known)])
+    specs = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in known}
+    return {
+        name: {str(key): value for key, value in spec.items() if key != "images"}
+        for name, spec in specs.items()
+        if isinstance(spec, dict)
+    }
 
 
 def check_keys(given: Any, section: type, path: str = "") -> None:

@@ -7,7 +7,7 @@ the type.
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -203,12 +203,14 @@ class Trial:
         protocol: "strict", "foolbox1", or "both" for an attack that is the same under either.
         images: it is run on the first so many; None for all.
         spec: the attack's target and settings.
+        changed: what of these conf/attack does not declare so, by dotted key.
     """
 
     name: str
     protocol: str
     images: int | None
     spec: Node
+    changed: Node = field(default_factory=dict)
 
 
 @dataclass

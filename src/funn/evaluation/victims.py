@@ -99,6 +99,8 @@ def trained(run: Run, data: ImageData, changed_code: bool = False) -> Victim:
     }
     facts = {
         "defense": result["defense"],
+        "title": run.title,
+        "changed": run.changed,
         "seed": result["seed"],
         "parents": [own, *result["parents"]],
         "trained": result["config"],
@@ -132,6 +134,8 @@ def own(name: str, data: ImageData) -> Victim:
     label = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
     facts: dict[str, Any] = {
         "defense": name,
+        "title": name,
+        "changed": {},
         "seed": None,
         "parents": [],
         "trained": None,

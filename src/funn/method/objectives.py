@@ -121,6 +121,16 @@ class DualAscent(nn.Module):
         return loss
 
 
+# What each minimises, as Figure 1 of the report shows it; tested to be what it computes. gamma_t
+# is a gamma that moves.
+FORMULAS: Mapping[object, str] = {
+    constrained: "perturbation + gamma * max(beta - error, 0)",
+    printed: "perturbation + gamma * max(error - beta, 0)",
+    minimax: "-error + gamma * max(perturbation - beta, 0)",
+    DualAscent: "perturbation + gamma_t * (beta - error)",
+}
+
+
 def attacker_objective(
     spec: Mapping[str, Any], beta: float, gamma: float
 ) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,58 +1,24 @@
-"""Tables from the files under outputs/: the paper's figures with ours beside them."""
+"""Tables, plots and one HTML page from the files under outputs/."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import plotly.graph_objects as go
-
 from funn.artifacts.files import replace_file
-from funn.artifacts.layout import (
-    EXAMPLES,
-    FEATURES,
-    IMAGES,
-    MASKING,
-    ROBUST,
-    page_path,
-    report_folder,
-)
+from funn.artifacts.layout import page_path, report_folder
 from funn.config.schema import ReportConfig
 from funn.errors import UserError
-from funn.evaluation.records.metrics import noise, percent
-from funn.report.figures.curves import against_iterations, paths
+from funn.report.figures.contents import plots_of
 from funn.report.figures.drawings import drawings
-from funn.report.figures.sweeps import sweep_pictures, sweep_plots
-from funn.report.figures.zero_gradients import gradient_histogram
+from funn.report.figures.pictures import pictures
+from funn.report.figures.sweeps import sweep_pictures
 from funn.report.findings.claims import findings
-from funn.report.findings.disagreement import disagreements, footnotes, symbols
-from funn.report.inputs.paper import CHOICES, ITERATIONS, TABLE_1, Reported
-from funn.report.inputs.results import (
-    Result,
-    collect,
-    each_protocol,
-    find,
-    images_of,
-    representatives,
-    studies,
-    titled,
-)
-from funn.report.inputs.stages import latest_stages, reported_stages
-from funn.report.page import Table, page
-from funn.report.tables.headline import headline
-from funn.report.tables.origins import origin, origins_table, with_data
-from funn.report.tables.robust import features_table, masking_table, robust_curves, robust_table
-from funn.report.tables.seeds import rates_over_seeds, seed_runs, seeds_table
-from funn.report.tables.table2 import table_2, threats
+from funn.report.inputs.paper import CHOICES
+from funn.report.inputs.results import collect, representatives
+from funn.report.page import page
+from funn.report.tables.contents import tables_of
+from funn.report.tables.origins import origin
+from funn.report.tables.table import comma_separated, markdown
+from funn.report.tables.table1 import ROWS
 
-_ROWS = (*TABLE_1, *ITERATIONS)
-_HEADER = (
-    "attack", "encoder", "paper: success", "paper: noise", "protocol", "success tracked",
-    "success verified", "noise tracked", "noise verified", "rounding", "attacked", "images",
-    "clean accuracy", "run",
-)  # fmt: skip
-_PROTOCOLS = ("foolbox1", "strict")
-_NEAREST = "ddn"  # the attack of suite=strong whose pictures show the least that fools
 _EVALUATE = "python src/evaluate.py run=outputs/latest/funn suite=table1"
 _LEGEND = (
     "Success is the share of the images that the classifier gets right (the attacked ones) that "
@@ -77,9 +43,9 @@ def report(config: ReportConfig) -> Path:
     """
     root = Path(config.output_dir)
     results = collect(root)
-    tables, chosen = _tables(root, results)
-    runs = representatives(results, _ROWS)
-    plots = _plots(root, results, runs)
+    tables, chosen = tables_of(root, results)
+    runs = representatives(results, ROWS)
+    plots = plots_of(root, results, runs)
     if not results and not plots:
         raise UserError(f"nothing to report under {root / 'eval'}: run `{_EVALUATE}` first")
     source = origin(chosen or results, _EVALUATE)
@@ -99,166 +65,3 @@ def report(config: ReportConfig) -> Path:
         print(f"{table.title}\n\n{markdown(table)}")
     print(source)
     return page_path(root)
-
-
-def _tables(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[Result]]:
-    """The page's tables, those without rows left out, and the results that the first shows."""
-    short, chosen = overview(results)
-    full, shown = table_1(results)
-    every_threat, known = table_2(results)
-    rest = others(results, [*shown, *known])
-    strong = [headline(root, results), robust_table(root), masking_table(root),
-              features_table(root)]  # fmt: skip
-    seeds, origins = seeds_table(results, _ROWS), origins_table(root, results)
-    tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
-    sets = {result["encoder"]: result["data"]["name"] for result in results}
-    for kind in (ROBUST, MASKING, FEATURES):
-        found = studies(root, kind)
-        sets |= {encoder: content["data"]["name"] for encoder, content in found.items()}
-    if len(set(sets.values())) > 1:
-        tables = [with_data(table, sets) for table in tables]
-    return [table for table in tables if table.rows], chosen
-
-
-def _plots(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, go.Figure]:
-    """The page's plots by the names of their places, those left out that have nothing to show."""
-    games = reported_stages(root, results, runs, "adversarial")
-    papers = {name: run for name, run in runs.items() if name in TABLE_1[0].cells}
-    plots = {
-        "iterations-l2": against_iterations(results, runs, "deepfool_l2"),
-        "iterations-linf": against_iterations(results, runs, "deepfool_linf"),
-        "gradients": gradient_histogram(root, results, papers or runs),
-        "figure2": paths(games or latest_stages(root, "adversarial")),
-        **robust_curves(root),
-        **sweep_plots(root, results),
-    }
-    return {name: plot for name, plot in plots.items() if plot is not None}
-
-
-def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> dict[str, bytes]:
-    """The game's first, middle and last images, and what attacks make of test images."""
-    found = {}
-    for name, folder in reported_stages(root, results, runs, "adversarial").items():
-        paths = sorted((folder / IMAGES).glob("*.png"))
-        for path in dict.fromkeys(paths[place] for place in (0, len(paths) // 2, -1) if paths):
-            title = f"{name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
-            found[title] = path.read_bytes()
-    for result in results:
-        path = root / result["folder"] / EXAMPLES
-        chosen = result["run"] in runs.values() and result["attack"] == "deepfool_l2"
-        if chosen and result["protocol"] == "strict" and path.exists():
-            title = f"{result['encoder']}, deepfool_l2, strict: clean, adversarial, difference"
-            found[title] = path.read_bytes()
-        # Of all, to compare: how visible is what fools each classifier?
-        if result["attack"] == _NEAREST and path.exists():
-            title = f"{result['encoder']}, nearest in L2: clean, adversarial, difference"
-            found[title] = path.read_bytes()
-    return found
-
-
-def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
-    """Table 1 in short: success (tracked, verified) and noise of each protocol in one cell.
-
-    Returns:
-        The table, and the results that it shows.
-    """
-    runs = representatives(results, _ROWS)
-    labels = {result["run"]: result["encoder"] for result in results}
-    seeds = seed_runs(results, _ROWS)
-    header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
-    marks: dict[tuple[int, int], str] = {}
-    links: dict[tuple[int, int], str] = {}
-    rows: list[list[str]] = []
-    shown = []
-    for row in _ROWS:
-        for encoder, reported in row.cells.items():
-            run = runs.get(encoder, "")
-            found = [find(results, run, row, protocol) for protocol in _PROTOCOLS]
-            there = [result for result in found if result is not None]
-            images = " / ".join(dict.fromkeys(images_of(result) for result in there))
-            paper = f"{percent(reported.success_rate)} / {noise(reported.noise_level)}"
-            label = labels.get(run, encoder)
-            over_seeds = rates_over_seeds(results, seeds.get(encoder, {}), row)
-            ours = dict(zip(_PROTOCOLS, found, strict=True))
-            for protocol, reason in disagreements(reported.success_rate, ours, over_seeds).items():
-                marks[len(rows), header.index(protocol)] = reason
-            for protocol, result in ours.items():
-                if result is not None:
-                    links[len(rows), header.index(protocol)] = result["folder"]
-            rows.append([row.title, label, paper, *map(_short, found), images or "-"])
-            shown += there
-    title = "Success (verified) / noise level"
-    return Table("overview", title, header, rows, marks, links), shown
-
-
-def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
-    """Table 1 in full: a row for each attack, run and protocol.
-
-    Returns:
-        The table, and the results that it shows.
-    """
-    order = list(TABLE_1[0].cells)
-    runs = {result["run"]: result["defense"] for result in results}
-    rows, shown = [], []
-    for row in _ROWS:
-        for run in sorted(runs, key=lambda run: (*order, runs[run]).index(runs[run])):
-            for result in each_protocol(results, run, row):
-                reported = row.cells.get(result["defense"], Reported(None, None))
-                rows.append([row.title, *_cells(reported, result)])
-                shown.append(result)
-    return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
-
-
-def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
-    """Every result that is in no row of the paper's table: other attacks, other settings."""
-    folders = {result["folder"] for result in shown}
-    rows = [
-        [titled(result["attack"], result["attack_changes"]), *_cells(Reported(None, None), result)]
-        for result in results
-        if result["folder"] not in folders
-    ]
-    return Table("others", "Other attacks and settings", _HEADER, rows)
-
-
-def _short(result: Result | None) -> str:
-    if result is None:
-        return "-"
-    verified = percent(result["success_rate_verified"])
-    return f"{percent(result['success_rate'])} ({verified}) / {noise(result['noise_level'])}"
-
-
-def _cells(reported: Reported, result: Result) -> list[str]:
-    return [
-        result["encoder"],
-        percent(reported.success_rate),
-        noise(reported.noise_level),
-        result["protocol"],
-        percent(result["success_rate"]),
-        percent(result["success_rate_verified"]),
-        noise(result["noise_level"]),
-        noise(result["noise_level_verified"]),
-        percent(result["rounding_share"]),
-        str(result["attacked"]),
-        images_of(result),
-        percent(result["clean_accuracy"]),
-        result["folder"],
-    ]
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    signs = symbols(table.marks)
-    rows = [
-        [f"{text} {signs.get((at, column), '')}".strip() for column, text in enumerate(row)]
-        for at, row in enumerate(table.rows)
-    ]
-    lines = [table.header, ["---"] * len(table.header), *rows]
-    notes = "".join(f"\n{line}\n" for line in footnotes(table.marks))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
-
-
-def comma_separated(table: Table) -> str:
-    """A table as CSV."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.header, *table.rows])
-    return stream.getvalue()

@@ -15,7 +15,9 @@ from funn.artifacts.layout import RESULT, latest, run_folder
 from funn.artifacts.provenance import provenance
 from funn.artifacts.tracking import wandb_run
 from funn.config.build import build
+from funn.config.compose import changed_training
 from funn.config.schema import Launch, TrainConfig
+from funn.config.title import titled
 from funn.data.dataset import ImageData
 from funn.errors import UserError
 from funn.training.checkpoint import digest, save
@@ -122,6 +124,7 @@ def run_stage(
             forget(folder.path)
         log.info("%s: training in %s", label, folder.path)
         start = time.perf_counter()
+        changed = changed_training({**settings}, launch.choices)
         folder.write_status("running")
         with folder.reporting():
             parts = stage.prepare(
@@ -135,6 +138,8 @@ def run_stage(
                 {
                     "stage": folder.name,
                     "defense": config.defense["name"],
+                    "title": titled(config.defense["name"], changed),
+                    "changed": changed,
                     "metrics": parts.module.epoch_metrics,
                     "seed": config.seed,
                     "fingerprint": folder.fingerprint,

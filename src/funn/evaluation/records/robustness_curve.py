@@ -6,9 +6,6 @@ arrays of one comparison list the same images in the same order. Nothing here kn
 is, and distances of different norms must not be mixed.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -29,22 +26,6 @@ def as_distances(distances: ArrayLike) -> Floats:
     if found.ndim != 1 or bool((found < 0).any()):
         raise ValueError("distances must be (N,), 0 or more, NaN or infinite for failures")
     return np.where(np.isnan(found), np.inf, found)
-
-
-def smallest(attacks: Mapping[str, ArrayLike]) -> Floats:
-    """Return for each image the least distance (N,) that any attack reached: the worst case.
-
-    Args:
-        attacks: distances (N,) of each attack, by its name.
-
-    Raises:
-        ValueError: without an attack, or if they list different numbers of images.
-    """
-    found = [as_distances(distances) for distances in attacks.values()]
-    if len({len(distances) for distances in found}) != 1:
-        raise ValueError("attacks must be at least one, all on the same images")
-    least: Floats = np.minimum.reduce(found)
-    return least
 
 
 def robust_accuracy(distances: ArrayLike, eps: ArrayLike) -> Floats:
@@ -124,59 +105,3 @@ def eps_at(distances: ArrayLike, accuracy: float = 0.5) -> float | None:
         return 0.0
     eps = float(found[count - 1])
     return eps if np.isfinite(eps) else None
-
-
-def optimality(distances: ArrayLike, best: ArrayLike) -> float | None:
-    """How near an attack comes to the smallest distances that are known (AttackBench's measure).
-
-    With A the area under the attack's curve and A* that under the curve of the smallest distances,
-    both up to the largest of these, it is 1 - (A - A*) / (clean accuracy * that largest - A*):
-    1 for an attack that is always the best, 0 for one that fools no image.
-
-    Args:
-        distances: of the attack (N,).
-        best: the smallest of all attacks, this one among them, on the same images (N,).
-
-    Returns:
-        The optimality in [0, 1]; None where there is nothing to compare: no image that is right
-        when clean was fooled, or all of them at one and the same distance.
-
-    Raises:
-        ValueError: if an image of the attack is nearer than the smallest, or for other numbers.
-    """
-    found, known = as_distances(distances), as_distances(best)
-    if found.shape != known.shape or bool((found < known).any()):
-        raise ValueError("best must be the smallest distances on the same images")
-    end = largest(known)
-    if end <= _ROUNDING:
-        return None
-    area, least = np.minimum(found, end).mean(), np.minimum(known, end).mean()
-    # The curve of an attack that fools no image which is right when clean.
-    failing = end * float((known > _ROUNDING).mean())
-    if np.isclose(failing, least, rtol=1e-12):
-        return None
-    return float(1 - (area - least) / (failing - least))
-
-
-def summary(attacks: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """The figures of a defence under several attacks on the same images, as plain values.
-
-    Args:
-        attacks: distances (N,) of each attack, by its name.
-
-    Returns:
-        `clean_accuracy`; `median` and `eps_at_50` of the smallest distances; `area` under their
-        curve up to `largest`, the largest of them; `optimality` of each attack by name.
-    """
-    best = smallest(attacks)
-    end = largest(best)
-    clean = float(robust_accuracy(best, 0.0)) if len(best) else None
-    return {
-        "images": len(best),
-        "clean_accuracy": clean,
-        "median": median_distance(best),
-        "eps_at_50": eps_at(best),
-        "largest": end,
-        "area": area_under_curve(best, end),
-        "optimality": {name: optimality(found, best) for name, found in attacks.items()},
-    }

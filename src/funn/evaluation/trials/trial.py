@@ -124,6 +124,7 @@ def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
         "attack": trial.name,
         "protocol": trial.protocol,
         "settings": dict(trial.spec),
+        "attack_changed": dict(trial.changed),
         **summarize(table),
     }
     if getattr(locate(trial.spec), "stops_at_success", False):

@@ -1,45 +1,20 @@
-"""The report's curves, as plotly figures of plain data."""
+"""Success against iterations, and Figure 2: the game, epoch by epoch."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
 from plotly.colors import qualitative
 
 from funn.artifacts.files import read_json
 from funn.artifacts.layout import METRICS, RESULT
-from funn.evaluation.records.robustness_curve import curve, eps_at, largest
+from funn.report.figures.style import figure
 from funn.report.inputs.paper import ITERATIONS, TABLE_1, Row
 from funn.report.inputs.results import Result, each_protocol
 
-_DASHES = ("solid", "dash", "dot")  # of the lines when the colours have run out
 _ITERATIONS = 1000  # the most that the paper speaks of
-
-LAYOUT = {
-    "paper_bgcolor": "rgba(0,0,0,0)",
-    "plot_bgcolor": "rgba(0,0,0,0)",
-    "title_font_size": 15,
-    "font": {"color": "#80868f"},  # legible on white and on black
-    "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
-    "legend": {"orientation": "h", "y": -0.25},
-}
-_HEIGHT, _LINE, _LEGEND = 420, 12, 6  # pixels; of an entry of the legend; entries that take no room
-GRID = {"gridcolor": "rgba(128,128,128,.3)", "zerolinecolor": "rgba(128,128,128,.5)"}
-
-
-def figure(title: str, x: str, y: str, traces: Sequence[go.Scatter]) -> go.Figure:
-    """Lines with titles at the axes."""
-    drawn = go.Figure(list(traces))
-    named = sum(trace.showlegend is not False for trace in traces)
-    height = _HEIGHT + _LINE * max(named - _LEGEND, 0)
-    drawn.update_layout(title=title, height=height, **LAYOUT)
-    drawn.update_xaxes(title=x, **GRID)
-    drawn.update_yaxes(title=y, **GRID)
-    return drawn
 
 
 def against_iterations(
@@ -140,40 +115,3 @@ def paths(stages: Mapping[str, Path]) -> go.Figure | None:
     for beta in sorted(borders[True]):
         drawn.add_vline(x=beta, line_dash="dot", annotation_text=f"of Eq. 7, beta={beta:g}")
     return drawn
-
-
-def against_eps(defenses: Mapping[str, ArrayLike], norm: str) -> go.Figure | None:
-    """Robust accuracy of several defences against eps, over all images.
-
-    Args:
-        defenses: the smallest distance (N,) at which any attack fooled each image, by the
-            defence's name; 0 for a clean error, NaN or infinite for a failure.
-        norm: of the distances, as the title names it.
-
-    Returns:
-        The figure, a staircase for each defence that has images; None without any.
-    """
-    drawn = {name: found for name, found in defenses.items() if np.size(found)}
-    if not drawn:
-        return None
-    # All end together, so that a curve that has come to its end is seen to stay there.
-    end = max(largest(found) for found in drawn.values())
-    traces = []
-    looks = [(colour, dash) for dash in _DASHES for colour in qualitative.Plotly]
-    for (colour, dash), (name, found) in zip(cycle(looks), drawn.items(), strict=False):
-        eps, accuracy = curve(found, end)
-        half = eps_at(found)
-        traces.append(
-            go.Scatter(
-                x=eps.tolist(),
-                y=accuracy.tolist(),
-                name=name if half is None else f"{name} (50 % at {half:.3g})",
-                hovertemplate="%{y:.2%} at %{x:.4g}",
-                mode="lines",
-                line={"shape": "hv", "color": colour, "dash": dash},
-            )
-        )
-    title = f"Robust accuracy by {norm} distance"
-    figured = figure(title, f"eps ({norm})", "share of all images right within eps", traces)
-    figured.update_yaxes(tickformat=".0%", range=[0, 1])
-    return figured

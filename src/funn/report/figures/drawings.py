@@ -1,10 +1,9 @@
 """Figures 1 and 3 of the paper as SVG, drawn from a trained run: what is drawn is what was run."""
 
 import html
-import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from funn.artifacts.layout import CHECKPOINT
 from funn.config.build import locate
 from funn.method.networks import AutoEncoder, Classifier, HalfTanh
+from funn.method.objectives import FORMULAS
 from funn.report.inputs.results import Result
 from funn.report.inputs.stages import stage_folder
 from funn.training.checkpoint import load
@@ -104,18 +104,15 @@ def layers(model: nn.Module, x: Tensor, before: Sequence[Layer] = ()) -> list[La
 
 
 def formula(objective: Mapping[str, Any], **values: float) -> str:
-    """What an attacker minimises, as its function's docstring writes it, with numbers put in.
+    """What an attacker minimises, with numbers put in; the name of an objective without a formula.
 
     Args:
-        objective: spec of the function; the first `code` in its docstring is its formula.
-        values: of the names in it.
+        objective: spec of the function; `funn.method.objectives.FORMULAS` says what it computes.
+        values: of the names in the formula.
     """
-    function: Callable[..., Any] = locate(objective)
-    written = re.search(r"`(.+?)`", inspect.getdoc(function) or "")
-    if written is None:
-        return str(objective["_target_"])
-    text = written[1]
-    for name, value in values.items():
+    target = str(objective["_target_"])
+    text = FORMULAS.get(locate(objective), target)
+    for name, value in values.items() if text != target else ():
         text = re.sub(rf"\b{name}\b", f"{value:g}", text)
     return text
 

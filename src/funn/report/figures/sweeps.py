@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 from funn.artifacts.files import read_json
 from funn.artifacts.layout import stage_results
 from funn.evaluation.records.metrics import percent
-from funn.report.figures.curves import figure
+from funn.report.figures.style import figure
+from funn.report.inputs.age import age
 from funn.report.inputs.paper import STRONGER, TABLE_1
 from funn.report.inputs.results import Result, each_protocol
 
@@ -131,7 +132,7 @@ def sweep(trained: Iterable[tuple[Mapping[str, Any], Item]], axis: Axis) -> dict
 
 def _stages(root: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The folder and the result of every finished game of funn, the oldest first."""
-    paths = sorted(stage_results(root, "adversarial"), key=lambda path: path.stat().st_mtime)
+    paths = sorted(stage_results(root, "adversarial"), key=age)
     found = [(path.parent, content) for path in paths if (content := read_json(path)) is not None]
     return [(folder, stage) for folder, stage in found if stage["defense"] == "funn"]
 

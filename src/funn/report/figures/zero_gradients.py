@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from funn.artifacts.files import read_json
 from funn.evaluation.records.metrics import percent
-from funn.report.figures.curves import figure
+from funn.report.figures.style import figure
+from funn.report.inputs.age import age
 from funn.report.inputs.results import Result
 
 _TENTHS = [f"{10 * tenth}-{10 * tenth + 10} %" for tenth in range(10)]
@@ -26,7 +27,7 @@ def gradient_histogram(
     }
     traces = []
     for encoder, folder in folders.items():
-        paths = sorted(folder.glob("gradients-*/result.json"), key=lambda p: p.stat().st_mtime)
+        paths = sorted(folder.glob("gradients-*/result.json"), key=age)
         measured = read_json(paths[-1]) if paths else None
         for loss in ("cross_entropy", "margin") if measured else ():
             assert measured is not None

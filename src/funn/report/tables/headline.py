@@ -8,9 +8,9 @@ from funn.artifacts.layout import ROBUST
 from funn.evaluation.records.metrics import percent
 from funn.report.inputs.paper import TABLE_1
 from funn.report.inputs.results import Result, find, images_of, studies
-from funn.report.page import Table
 from funn.report.tables.origins import minutes, revision, trained_seconds
 from funn.report.tables.robust import with_interval
+from funn.report.tables.table import Table
 
 _DEEPFOOL = TABLE_1[0]
 _RADII = (("l2", "1.5"), ("linf", "0.1"))

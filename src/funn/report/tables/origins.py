@@ -7,7 +7,7 @@ from typing import Any
 from funn.artifacts.files import read_json
 from funn.artifacts.layout import RESULT, checkpoint_of
 from funn.report.inputs.results import Result
-from funn.report.page import Table
+from funn.report.tables.table import Table
 
 _PACKAGES = ("torch", "lightning", "torchattacks")
 _SHORT = 7  # of a revision

@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
-from funn.artifacts.layout import FEATURES, MASKING, RADII, ROBUST
+from funn.artifacts.layout import FEATURES, MASKING, ROBUST
 from funn.evaluation.records.metrics import percent
-from funn.evaluation.records.radii import NORMS, read_radii
-from funn.report.figures.curves import against_eps
-from funn.report.inputs.results import encoder_changes, studies
-from funn.report.page import Table
+from funn.report.inputs.results import studies
 from funn.report.tables.origins import revision
+from funn.report.tables.table import Table
 
 _NORMS = {"l2": "L2", "linf": "Linf"}
 
@@ -94,20 +90,3 @@ def features_table(root: Path) -> Table:
               "images", "revision")  # fmt: skip
     title = "Other uses of the features, learned without labels: accuracy"
     return Table("features", title, header, rows)
-
-
-def robust_curves(root: Path) -> dict[str, go.Figure]:
-    """Robust accuracy against eps of every encoder, by the name of the figure's place.
-
-    Of several seeds the tables speak; here they would hide each other.
-    """
-    radii = {
-        encoder: read_radii(content["folder"] / RADII)
-        for encoder, content in studies(root, ROBUST).items()
-        if not any(change.startswith("seed=") for change in encoder_changes(content))
-    }
-    drawn = {
-        f"robust-{norm}": against_eps({name: each[norm] for name, each in radii.items()}, norm)
-        for norm in NORMS
-    }
-    return {name: plot for name, plot in drawn.items() if plot is not None}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from funn.evaluation.records.metrics import noise, percent
 from funn.report.inputs.paper import Row
 from funn.report.inputs.results import Result, find, images_of, representatives
-from funn.report.page import Table
+from funn.report.tables.table import Table
 
 _MEASURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("success tracked", "success_rate", percent),
@@ -30,8 +30,7 @@ def seed_runs(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, dict[
     declared = [
         result
         for result in results
-        if result["seed"] is not None
-        and all(change.startswith("seed=") for change in result["encoder_changes"])
+        if result["seed"] is not None and result["changed"].keys() <= {"seed"}
     ]
     runs: dict[str, dict[int, str]] = {}
     for seed in sorted({result["seed"] for result in declared}):

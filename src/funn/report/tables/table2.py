@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from funn.evaluation.records.metrics import noise, percent
 from funn.report.inputs.paper import STRONGER, TABLE_2, Reported
 from funn.report.inputs.results import Result, each_protocol, find, images_of, representatives
-from funn.report.page import Table
+from funn.report.tables.table import Table
 
 _ROWS = (*TABLE_2, *STRONGER)
 _FIRST = 4  # column of an attack in the short table
