@@ -1,8 +1,8 @@
 """Whatever a README names is there, and whatever it shows can be typed: nothing is run.
 
-A path in backticks must exist, seen from the README's folder, the root, src or src/funn. What commands
-leave (all under outputs/ but outputs/reference) and what a reader is to write need not: names with
-`my_`, and the files that a block shows under a first line `# path`.
+A path in backticks must exist, seen from the README's folder, the root, src or src/funn. What
+commands leave (all under outputs/ but outputs/reference) and what a reader is to write need not:
+names with `my_`, and the files that a block shows under a first line `# path`.
 """
 
 import ast
