@@ -1,4 +1,4 @@
-"""`make reference`: keep tables and plots of report and bench in outputs/reference and README."""
+"""`make reference`: keep tables and plots in outputs/reference, and fill both READMEs from them."""
 
 import re
 import shutil
@@ -15,19 +15,47 @@ from funn.artifacts.files import replace_file
 from funn.config.cli import run
 from funn.config.compose import ROOT
 from funn.errors import UserError
+from funn.report.figures import readme_curves
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH = 900
-# In the README, by a comment before and after: what the report calls them, and whether the report's
-# one line on their origin goes with them (the others name a revision in each row).
-_TABLES = {"headline": False, "overview": True, "threats": True}
-_PICTURE = r"!\[{}\]\(outputs/reference/{}\.png\)"
+# In the reference's README, by a comment before and after: what the report calls them, and whether
+# the report's one line on their origin goes with them (the others name a revision in each row).
+_TABLES = {
+    "headline": False, "robust": False, "masking": False, "features": False, "overview": True,
+    "threats": True,
+}  # fmt: skip
+_PICTURE = r"!\[{}\]\({}\.png\)"
+# The curves behind the README's picture come from this plot, and are kept under that name.
+_CURVES, _KEPT_CURVES = "robust-l2", "robust-accuracy"
+_BY_HAND = ("README", "origin", _KEPT_CURVES)
+
+# The README's few rows of the headline: what the report calls an encoder, and what a reader does.
+DEFENSES = {
+    "funn": "FUNN as published (`funn`)",
+    "classic": "plain auto-encoder, the baseline (`classic`)",
+    "funn (head=margin)": "FUNN, margin head (`head=margin`)",
+    "denoising": "Gaussian noise in place of FUNN's attacker (`denoising`)",
+    "classic (head=margin)": "plain auto-encoder, margin head",
+    "funn_pgd": "FUNN with a PGD attacker for each image (`funn_pgd`)",
+    "funn_pgd (head=margin)": "the same, margin head",
+    readme_curves.SUPERVISED: "supervised adversarial training, L2 2.0 (`adversarial_training`)",
+}
+_COLUMNS = {
+    "encoder": "features and head",
+    "clean accuracy": "clean accuracy",
+    "robust accuracy, L2 1.5": "robust accuracy, L2 1.5",
+    "robust accuracy, Linf 0.1": "robust accuracy, Linf 0.1",
+    "images": "test images",
+    "training, minutes": "training, minutes",
+}
 
 
 def main(names: Sequence[str] = ()) -> None:
-    """Keep the tables of outputs/report, and PNGs of its plots and the bench's; README shows both.
+    """Keep the tables of outputs/report, and PNGs of its plots and the bench's.
 
-    What the bench measured is kept as it is, as `bench-....json`.
+    outputs/reference/README.md shows them all; README.md shows a part of the headline. What the
+    bench measured is kept as it is, as `bench-....json`.
 
     Args:
         names: of the tables and plots to renew, and the others stay as they are; none renews
@@ -36,44 +64,107 @@ def main(names: Sequence[str] = ()) -> None:
     Raises:
         UserError: for a name that the report does not have.
     """
-    report, reference = ROOT / "outputs" / "report", ROOT / "outputs" / "reference"
-    there = {path.stem: path for end in ("md", "json") for path in report.glob(f"*.{end}")}
-    bench = ROOT / "outputs" / "bench"
-    there |= {path.stem: path for path in (bench / "plots").glob("*.json")}
-    measured = {f"bench-{path.stem}": path for path in bench.glob("*.json")}
-    there |= measured
+    reference = ROOT / "outputs" / "reference"
+    there = _there()
     for name in names:
         if name not in there:
-            raise UserError(f"{report} has no {name}: give some of {' '.join(sorted(there))}")
-    readme = (ROOT / "README.md").read_text()
-    origin = (report / "origin.txt").read_text()
-    reference.mkdir(exist_ok=True)
+            raise UserError(
+                f"{ROOT / 'outputs' / 'report'} has no {name}: give some of "
+                f"{' '.join(sorted(there))}"
+            )
     if not names:
-        replace_file(reference / "origin.txt", origin.encode())
-    titles = {name: title for title, name in re.findall(_PICTURE.format("(.*)", "(.*)"), readme)}
+        shutil.copyfile(ROOT / "outputs" / "report" / "origin.txt", reference / "origin.txt")
+    titles = {}
     for name in sorted(names or there):
-        if there[name].suffix == ".md":
-            table = there[name].read_text()
-            replace_file(reference / f"{name}.md", table.encode())
-            shutil.copyfile(report / f"{name}.csv", reference / f"{name}.csv")
-            if name in _TABLES:
-                readme = between(readme, name, f"{table}\n{origin}" if _TABLES[name] else table)
-        elif name in measured:
-            shutil.copyfile(there[name], reference / f"{name}.json")
-        else:
-            plot = plotly.io.from_json(there[name].read_text())
-            draw(plot, reference / f"{name}.png")
-            titles[name] = plot.layout.title.text
+        title = _keep(there[name], name, reference)
+        if title is not None:
+            titles[name] = title
     for path in reference.iterdir():
-        if not names and path.stem not in (*there, "origin"):
+        if not names and path.stem not in (*there, *_BY_HAND):
             path.unlink()
+    write_readmes(titles)
+    print(reference)
+
+
+def _there() -> dict[str, Path]:
+    """What the report and the bench have to keep, by the name it is kept under."""
+    report, bench = ROOT / "outputs" / "report", ROOT / "outputs" / "bench"
+    there = {path.stem: path for end in ("md", "json") for path in report.glob(f"*.{end}")}
+    there |= {path.stem: path for path in (bench / "plots").glob("*.json")}
+    return there | {f"bench-{path.stem}": path for path in bench.glob("*.json")}
+
+
+def _keep(source: Path, name: str, reference: Path) -> str | None:
+    """Keep one table, plot or measurement; of a plot, return its title."""
+    if source.suffix == ".md":
+        shutil.copyfile(source, reference / f"{name}.md")
+        shutil.copyfile(source.with_suffix(".csv"), reference / f"{name}.csv")
+        return None
+    if name.startswith("bench-"):
+        shutil.copyfile(source, reference / f"{name}.json")
+        return None
+    plot = plotly.io.from_json(source.read_text())
+    if name == _CURVES:
+        kept = readme_curves.write_csv(readme_curves.sample(plot))
+        replace_file(reference / f"{_KEPT_CURVES}.csv", kept.encode())
+    draw(plot, reference / f"{name}.png")
+    return str(plot.layout.title.text)
+
+
+def write_readmes(titles: dict[str, str] | None = None) -> None:
+    """Fill the blocks of both READMEs from what is kept under outputs/reference alone.
+
+    Args:
+        titles: of the plots that are new; those of the others stand in the README already.
+    """
+    reference = ROOT / "outputs" / "reference"
+    page = (reference / "README.md").read_text()
+    old = {name: title for title, name in re.findall(_PICTURE.format("(.*)", "(.*)"), page)}
+    titles = old | (titles or {})
+    origin = (reference / "origin.txt").read_text()
+    for name, dated in _TABLES.items():
+        table = reference / f"{name}.md"
+        if table.exists():
+            text = table.read_text()
+            page = between(page, name, f"{text}\n{origin}" if dated else text)
     pictures = [
-        f"![{titles[name]}](outputs/reference/{name}.png)\n"
+        f"![{titles[name]}]({name}.png)\n"
         for name in sorted(titles)
         if (reference / f"{name}.png").exists()
     ]
-    replace_file(ROOT / "README.md", between(readme, "plots", "".join(pictures)).encode())
-    print(reference)
+    page = between(page, "plots", "".join(pictures))
+    replace_file(reference / "README.md", page.encode())
+    curves = reference / f"{_KEPT_CURVES}.csv"
+    if curves.exists():
+        picture = readme_curves.draw(readme_curves.read_csv(curves.read_text()))
+        replace_file(curves.with_suffix(".svg"), picture.encode())
+    headline = reference / "headline.md"
+    if headline.exists():
+        readme = (ROOT / "README.md").read_text()
+        chosen = choose(headline.read_text())
+        replace_file(ROOT / "README.md", between(readme, "headline", chosen).encode())
+
+
+def choose(headline: str) -> str:
+    """Return the README's part of the headline: `DEFENSES`, by names that a reader knows.
+
+    Args:
+        headline: the report's table, in Markdown.
+
+    Returns:
+        A Markdown table in the report's order; a defence that the report lacks is left out.
+    """
+    lines = [
+        [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        for line in headline.splitlines()
+    ]
+    header, _, *rows = lines
+    columns = [header.index(name) for name in _COLUMNS]
+    chosen = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS)]
+    for row in rows:
+        if row[0] in DEFENSES:
+            chosen.append([DEFENSES[row[0]], *(row[column] for column in columns[1:])])
+    return "".join(f"| {' | '.join(row)} |\n" for row in chosen)
 
 
 def draw(plot: go.Figure, path: Path) -> None:
@@ -105,7 +196,7 @@ def between(text: str, name: str, block: str) -> str:
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
-    assert found, f"README.md has no {begin} ... {end}"
+    assert found, f"the README has no {begin} ... {end}"
     return f"{before}{begin}\n\n{block}\n{end}{after}"
 
 
