@@ -44,6 +44,7 @@ def command(tmp_path_factory):
         "data.test_size=60", "data.train_size=100", "images=50", "logger=csv",
         "suite.cascade.l2.attacks.square.queries=50",
         "suite.cascade.linf.attacks.square.queries=50",
+        "suite.cascade.l2.radii=[0.03,0.1,0.5]", "suite.cascade.linf.radii=[0.001,0.1]",
         f"output_dir={folder}", PYTHONPATH=str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
