@@ -1,6 +1,7 @@
 """Robust accuracy as the worst of all attacks, on a classifier whose boundary is known."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from conftest import run_command
 from torch import nn
 
 from funn.artifacts.layout import RADII, RECORDS, ROBUST, cascade_folder
+from funn.attacks import PGD
 from funn.evaluation.records.radii import at, read_radii, survivors
 from funn.evaluation.records.table import read_table
+from funn.evaluation.trials.progress import batches_told
 
 LINEAR = """
 import torch
@@ -32,7 +35,8 @@ def test_a_radius_of_eps_is_broken_there():
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def command(tmp_path_factory):
+    """The victim's folder of evaluations, and what the command told."""
     folder = tmp_path_factory.mktemp("strong")
     (folder / "mine.py").write_text(LINEAR)
     done = run_command(
@@ -40,11 +44,22 @@ def evaluated(tmp_path_factory):
         "data.test_size=60", "data.train_size=100", "images=50", "logger=csv",
         "suite.cascade.l2.attacks.square.queries=50",
         "suite.cascade.linf.attacks.square.queries=50",
+        "suite.cascade.l2.radii=[0.03,0.1,0.5]", "suite.cascade.linf.radii=[0.001,0.1]",
         f"output_dir={folder}", PYTHONPATH=str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (root,) = folder.glob("eval/mine-linear-*")
-    return root
+    return root, done.stderr
+
+
+@pytest.fixture(scope="module")
+def evaluated(command):
+    return command[0]
+
+
+@pytest.fixture(scope="module")
+def told(command):
+    return command[1]
 
 
 def found(evaluated):
@@ -94,3 +109,47 @@ def test_the_robust_accuracy_of_a_linear_classifier_is_known(evaluated):
     summary, _ = found(evaluated)
     for eps, cell in summary["l2"].items():
         assert cell["robust_accuracy"] >= (distances > 1.02 * float(eps)).double().mean()
+
+
+def test_every_step_of_the_cascade_says_what_it_left(evaluated, told):
+    """By norm, eps and attack; at the end a table, and where the result lies."""
+    summary, _ = found(evaluated)
+    lines = [line for line in told.splitlines() if re.match(r"(L2|Linf) [\d.]+, ", line)]
+    steps = re.findall(
+        r"^(L2|Linf) ([\d.]+), (\w+): (\d+) images left, (\d+) of them broken; "
+        r"robust accuracy ([\d.]+) % \((\d+) of 50\)$",
+        told,
+        re.MULTILINE,
+    )
+    assert (
+        len(steps)
+        == len(lines)
+        == sum(len(cell["broken"]) for norm in ("l2", "linf") for cell in summary[norm].values())
+    )
+    for norm, eps, attack, before, broken, rate, left in steps:
+        assert summary[norm.lower()][eps]["broken"][attack] == int(broken)
+        assert int(before) - int(broken) == int(left)
+        assert float(rate) == pytest.approx(2 * int(left))
+    table = told[told.index("threat  ") :].splitlines()
+    low, high = summary["linf"]["0.1"]["interval"]
+    (row,) = (line for line in table if line.startswith("Linf 0.1 "))
+    assert f"{100 * low:.1f} to {100 * high:.1f} %" in row
+    (path,) = evaluated.glob(f"{ROBUST}-*/result.json")
+    assert str(path) in table
+
+
+def test_the_bar_moves_with_every_batch_and_changes_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    images, labels = torch.rand(10, 1, 4, 4), torch.zeros(10, dtype=torch.int64)
+    attack = PGD(model, "linf", 0.1, steps=3)
+    attack.batch_size = 4
+    alone = attack.run(images, labels)
+    seen = []
+    with batches_told(attack, seen.append):
+        watched = attack.run(images, labels)
+    assert torch.equal(alone.adversarials, watched.adversarials)
+    assert sum(seen) == alone.forwards.sum()
+    assert max(seen) <= 4
+    attack.run(images, labels)
+    assert sum(seen) == alone.forwards.sum()

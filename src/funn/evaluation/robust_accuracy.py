@@ -6,6 +6,7 @@ it, at this budget and below: what costs most is run on what is left. An attack 
 looks for the nearest adversarial image, which answers for all budgets: it is run at the smallest.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funn.artifacts.files import read_json
 from funn.artifacts.folder import StageFolder
 from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
@@ -20,11 +22,17 @@ from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
 from funn.config.schema import EvaluateConfig, Node, Trial
 from funn.data.images import Images
+from funn.evaluation.records.metrics import interval, percent
 from funn.evaluation.records.radii import NORMS, Radii, at, found, survivors, write_radii
 from funn.evaluation.records.table import read_table
 from funn.evaluation.studies import Once, study
 from funn.evaluation.trials.trial import locate_trial, run_trial
 from funn.evaluation.victims import Victim
+
+log = logging.getLogger(__name__)
+
+# The norms that a cascade keeps to, as they are written.
+NORM_NAMES = {"l2": "L2", "linf": "Linf"}
 
 
 class _Cascade:
@@ -69,8 +77,10 @@ class _Cascade:
     ) -> dict[str, int]:
         """Attack what is left within eps; say how many images each attack has broken."""
         by_attack = {}
+        threat = f"{NORM_NAMES[norm]} {eps:g}"
+        left = survivors(self.radii[norm], eps)
+        log.info("%s: %s before its attacks", threat, self._withstood(len(left)))
         for name, spec, seen in tried:
-            left = survivors(self.radii[norm], eps)
             if not len(left):
                 break
             if spec["eps"] is not None:
@@ -80,11 +90,20 @@ class _Cascade:
             else:
                 continue
             self.attack(trial, seen, left)
-            by_attack[name] = len(left) - len(survivors(self.radii[norm], eps))
+            before, left = len(left), survivors(self.radii[norm], eps)
+            by_attack[name] = before - len(left)
+            log.info(
+                "%s, %s: %d images left, %d of them broken; %s",
+                threat, name, before, by_attack[name], self._withstood(len(left)),
+            )  # fmt: skip
         return by_attack
 
+    def _withstood(self, left: int) -> str:
+        every = len(self.test.labels)
+        return f"robust accuracy {percent(left / every if every else None)} ({left} of {every})"
 
-def worst_case(
+
+def robust_accuracy(
     config: EvaluateConfig,
     victim: Victim,
     test: Images,
@@ -133,7 +152,28 @@ def worst_case(
     budgets = {norm: list(part) for norm, part in broken.items()}
     settings = {"radii": budgets, "records": cascade.records}
     modules = ["funn.evaluation.robust_accuracy"]
-    return study(ROBUST, root, victim, test, settings, modules, work, config.reuse).path / RESULT
+    folder = study(ROBUST, root, victim, test, settings, modules, work, config.reuse)
+    for line in told(read_json(folder.path / RESULT) or {}):
+        log.info("%s", line)
+    return folder.path / RESULT
+
+
+def told(summary: Mapping[str, Any]) -> list[str]:
+    """The summary as a table of lines for the terminal, a row for each norm and eps."""
+    rows = [("threat", "robust accuracy", "95 % interval", "broken by")]
+    for norm, name in NORM_NAMES.items():
+        for eps, cell in summary.get(norm, {}).items():
+            broken = [f"{attack} {count}" for attack, count in cell["broken"].items() if count]
+            rows.append(
+                (
+                    f"{name} {eps}",
+                    percent(cell["robust_accuracy"]),
+                    interval(cell["interval"]),
+                    ", ".join(broken) or "-",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def attackers(

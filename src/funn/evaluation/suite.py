@@ -17,7 +17,7 @@ from funn.errors import UserError
 from funn.evaluation.feature_quality import feature_uses
 from funn.evaluation.gradient_masking.examine import masking
 from funn.evaluation.gradient_masking.zero_gradients import FIRST, gradient_zeros
-from funn.evaluation.robust_accuracy import worst_case
+from funn.evaluation.robust_accuracy import robust_accuracy
 from funn.evaluation.studies import Once, study
 from funn.evaluation.victim_checks import check
 from funn.evaluation.victims import Victim, seen_as
@@ -72,7 +72,7 @@ def run_extras(
         done: the suite's attacks, on the same images.
     """
     if "cascade" in suite:
-        log.info("%s", worst_case(config, victim, test, predictions, transfer, root, done))
+        log.info("%s", robust_accuracy(config, victim, test, predictions, transfer, root, done))
     if "masking" in suite:
         log.info("%s", _examine_masking(config, suite, victim, test, transfer, root) / RESULT)
     if "features" in suite:

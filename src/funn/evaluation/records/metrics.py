@@ -1,6 +1,7 @@
 """From per-image records to the figures of a table (definitions: docstring of `summarize`)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,11 @@ def wilson(successes: int, trials: int) -> tuple[float, float] | None:
 def percent(rate: float | None) -> str:
     """A rate in percent with two decimals; a dash where there is none."""
     return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """An interval of rates in percent with one decimal; a dash where there is none."""
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
 
 
 def noise(level: float | None) -> str:

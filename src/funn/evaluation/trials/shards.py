@@ -1,6 +1,5 @@
 """Attack images part by part: what is done survives a kill, and processes share the rest."""
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from funn.artifacts.layout import EXAMPLES
 from funn.data.images import Images, to_unit
 from funn.errors import UserError
 from funn.evaluation.records.table import read_seconds, read_table, records, write_table
 from funn.evaluation.trials.examples import write_examples
+from funn.evaluation.trials.progress import progress_bar
 from funn.evaluation.trials.run_attack import predict, run_attack
 
 # Images attacked, measured and written at a time, unless the attack says: what a kill can cost.
@@ -58,7 +57,7 @@ def attack_parts(
     folder.mkdir(parents=True, exist_ok=True)
     waiting, taken = deque(range(0, total, size)), set[int]()
     waiting.rotate(-int(begins * len(waiting)))
-    with tqdm(total=total, desc=label, unit="image", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(attack, total, label) as bar:
         while waiting:
             first = waiting.popleft()
             path = folder / f"part-{first:07d}.parquet"
