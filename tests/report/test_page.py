@@ -54,6 +54,13 @@ def test_the_page_draws_and_its_links_lead_somewhere(outputs, tmp_path):
     # Figures 1, 3a, 3b and 3c are in it.
     assert page.read_text().count("<figure><svg ") == 4
     assert "does not hold" in seen.stdout or "holds" in seen.stdout
+    # A copy of the folder, elsewhere and without its dates, gives the same page.
+    copy = tmp_path / "copy"
+    left_out = shutil.ignore_patterns("report", "log")
+    shutil.copytree(outputs, copy, True, left_out, copy_function=shutil.copyfile)
+    done = run_command("report.py", f"output_dir={copy}")
+    assert done.returncode == 0, done.stderr
+    assert (copy / "report/index.html").read_text() == page.read_text()
     links = Links(page.read_text())
     assert len(links.found) > 20
     for link in links.found:

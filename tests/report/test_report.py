@@ -189,6 +189,15 @@ def test_a_users_own_classifier_is_reported_under_its_name(root):
     assert "seed -." in (root / "report/origin.txt").read_text()
 
 
+def test_what_a_name_holds_is_text_on_the_page(root):
+    name = "<script>alert('{{ 1 }}')</script>"
+    write(root, "mine", defense=name, settings_trained=None)
+    page = make_report(ReportConfig(str(root), str(root))).read_text()
+    assert "alert" in page
+    assert "<script>alert" not in page
+    assert "{{ 1 }}" in page
+
+
 def say(results):
     return [finding.text for finding in findings(results, representatives(results, TABLE_1))]
 
