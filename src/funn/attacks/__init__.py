@@ -3,6 +3,7 @@
 from funn.attacks.autoattack.apgd import APGD
 from funn.attacks.autoattack.fab import FAB
 from funn.attacks.autoattack.square import Square
+from funn.attacks.autoattack.standard import AutoAttack
 from funn.attacks.core.interface import BatchedAttack
 from funn.attacks.core.result import AttackResult
 from funn.attacks.fixed_budget.bim import BIM
@@ -27,6 +28,7 @@ __all__ = [
     "FMN",
     "PGD",
     "AttackResult",
+    "AutoAttack",
     "BatchedAttack",
     "DeepFool",
     "DetectorAware",

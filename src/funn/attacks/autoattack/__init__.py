@@ -1,1 +1,1 @@
-"""The parts of AutoAttack (Croce & Hein 2020)."""
+"""AutoAttack (Croce and Hein 2020): its standard version, and the parts of that."""

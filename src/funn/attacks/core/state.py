@@ -101,6 +101,21 @@ class AttackState:
         self.backwards.index_add_(0, owners, torch.ones_like(owners))
         self.blind[owners[without_direction(gradients)]] = True
 
+    def include(self, result: AttackResult, active: Tensor) -> None:
+        """Take over the result of an attack on some of the images.
+
+        Args:
+            result: of M images.
+            active: their indices (M,).
+        """
+        self.adversarials[active] = result.adversarials
+        self.success[active] = result.success
+        self.step[active] = result.step
+        self.closest[active] = torch.minimum(self.closest[active], result.closest)
+        self.forwards[active] += result.forwards
+        self.backwards[active] += result.backwards
+        self.blind[active] |= result.blind
+
     def result(self) -> AttackResult:
         """Return what is known now."""
         return AttackResult(

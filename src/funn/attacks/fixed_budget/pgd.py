@@ -9,7 +9,7 @@ from funn.attacks.core.losses import cross_entropy, finite_gradient
 from funn.attacks.core.norms import Norm, check_norm
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.state import predict_clean
+from funn.attacks.core.state import AttackState, predict_clean
 
 
 class PGD(BatchedAttack):
@@ -66,29 +66,44 @@ class PGD(BatchedAttack):
         for restart in range(self.restarts):
             state.adversarials[active] = self._starts(images[active], restart)
             for number in range(self.steps + 1):
+                step, climbs = restart * self.steps + number, number < self.steps
                 going = [active[:0]]
                 for batch in active.split(self.batch_size) if len(active) else ():
-                    x = state.adversarials[batch].requires_grad_()
-                    logits = model(x)
-                    total = restart * self.steps + number
-                    kept = state.update(batch, logits.detach(), labels[batch], total)
-                    caught = state.success[batch] & ~self.evades(x.detach())
-                    state.success[batch[caught]] = False
-                    state.step[batch[caught]] = -1
-                    kept |= caught if self.stops else state.success[batch] | caught
-                    going.append(batch[kept])
-                    if number == self.steps or not kept.any():
-                        continue
-                    values = self.objective(logits, labels[batch], x, batch)
-                    gradient = finite_gradient(values[kept], x)[kept]
-                    state.count_backward(batch[kept], gradient)
-                    batch = batch[kept]
-                    state.adversarials[batch] = projected_step(
-                        x.detach()[kept], gradient, images[batch], self.norm, self.step_size,
-                        self.eps,
-                    )  # fmt: skip
+                    going.append(self._step(model, images, labels, batch, state, step, climbs))
                 active = torch.cat(going)
         return state.result()
+
+    def _step(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        batch: Tensor,
+        state: AttackState,
+        step: int,
+        climbs: bool,
+    ) -> Tensor:
+        """Predict images (B,) after so many steps, and move those that go on if it climbs.
+
+        Returns:
+            Indices of the images that go on.
+        """
+        x = state.adversarials[batch].requires_grad_()
+        logits = model(x)
+        kept = state.update(batch, logits.detach(), labels[batch], step)
+        caught = state.success[batch] & ~self.evades(x.detach())
+        state.success[batch[caught]] = False
+        state.step[batch[caught]] = -1
+        kept |= caught if self.stops else state.success[batch] | caught
+        going = batch[kept]
+        if climbs and len(going):
+            values = self.objective(logits, labels[batch], x, batch)
+            gradient = finite_gradient(values[kept], x)[kept]
+            state.count_backward(going, gradient)
+            state.adversarials[going] = projected_step(
+                x.detach()[kept], gradient, images[going], self.norm, self.step_size, self.eps
+            )
+        return going
 
     def objective(self, logits: Tensor, labels: Tensor, x: Tensor, batch: Tensor) -> Tensor:
         """What is climbed, (B,): the cross-entropy.
