@@ -140,11 +140,16 @@ def write_readmes(titles: dict[str, str] | None = None) -> None:
         replace_file(curves.with_suffix(".svg"), picture.encode())
     headline = reference / "headline.md"
     if headline.exists():
-        readme, table = (ROOT / "README.md").read_text(), headline.read_text()
-        replace_file(ROOT / "README.md", between(readme, "headline", choose(table)).encode())
-        for name in DEFENSES:
-            if f"| {name} |" not in table:
-                print(f"README.md has no row for {name}: neither has the report")
+        _show_headline(headline.read_text())
+
+
+def _show_headline(table: str) -> None:
+    """Put the chosen rows of the report's headline into README.md, and say which it lacks."""
+    readme = (ROOT / "README.md").read_text()
+    replace_file(ROOT / "README.md", between(readme, "headline", choose(table)).encode())
+    for name in DEFENSES:
+        if f"| {name} |" not in table:
+            print(f"README.md has no row for {name}: neither has the report")
 
 
 def choose(headline: str) -> str:
