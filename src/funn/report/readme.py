@@ -124,9 +124,8 @@ def write_readmes(titles: dict[str, str] | None = None) -> None:
     origin = (reference / "origin.txt").read_text()
     for name, dated in _TABLES.items():
         table = reference / f"{name}.md"
-        if table.exists():
-            text = table.read_text()
-            page = between(page, name, f"{text}\n{origin}" if dated else text)
+        text = table.read_text() if table.exists() else "Not in this report.\n"
+        page = between(page, name, f"{text}\n{origin}" if dated else text)
     pictures = [
         f"![{titles[name]}]({name}.png)\n"
         for name in sorted(titles)
