@@ -1,6 +1,6 @@
 """Whatever a README names is there, and whatever it shows can be typed: nothing is run.
 
-A path in backticks must exist, seen from the README's folder, the root, src or src/funn. What
+A path in backticks must exist, seen from a folder that holds the README, src or src/funn. What
 commands leave (all under outputs/ but outputs/reference) and what a reader is to write need not:
 names with `my_`, and the files that a block shows under a first line `# path`.
 """
@@ -86,7 +86,7 @@ def missing(readme, name):
     """Whether `name` is meant as a file or folder of the project, and is not there."""
     if not PATH.fullmatch(name) or is_made_by_a_reader_or_a_command(readme, name):
         return False
-    places = (readme.parent, *PLACES)
+    places = (*(each for each in readme.parents if ROOT in each.parents), *PLACES)
     first, more = name.split("/")[0], "/" in name
     if not more:
         return name.endswith((".py", ".yaml")) and not list_of_names() & {name}

@@ -85,7 +85,7 @@ def test_a_name_that_the_report_does_not_have(root):
     assert (root / "outputs/reference/others.md").exists()
 
 
-def test_the_readme_shows_a_few_rows_by_names_that_a_reader_knows(root):
+def test_the_readme_shows_a_few_rows_by_names_that_a_reader_knows(root, capsys):
     (root / "outputs/report/headline.md").write_text(HEADLINE)
     (root / "outputs/report/headline.csv").write_text("")
     reference.main(["headline"])
@@ -93,6 +93,7 @@ def test_the_readme_shows_a_few_rows_by_names_that_a_reader_knows(root):
     row = "| FUNN as published (`funn`) | 97.50 % | 0.50 % (0.2 to 1.2) | 0.20 % (0.1 to 0.7) |"
     assert f"{row} 1000 | 9.7 |" in readme
     assert "97.60" not in readme
+    assert "no row for classic: neither has the report" in capsys.readouterr().out
     assert "97.60" in (root / "outputs/reference/README.md").read_text()
 
 

@@ -124,9 +124,8 @@ def write_readmes(titles: dict[str, str] | None = None) -> None:
     origin = (reference / "origin.txt").read_text()
     for name, dated in _TABLES.items():
         table = reference / f"{name}.md"
-        if table.exists():
-            text = table.read_text()
-            page = between(page, name, f"{text}\n{origin}" if dated else text)
+        text = table.read_text() if table.exists() else "Not in this report.\n"
+        page = between(page, name, f"{text}\n{origin}" if dated else text)
     pictures = [
         f"![{titles[name]}]({name}.png)\n"
         for name in sorted(titles)
@@ -140,9 +139,16 @@ def write_readmes(titles: dict[str, str] | None = None) -> None:
         replace_file(curves.with_suffix(".svg"), picture.encode())
     headline = reference / "headline.md"
     if headline.exists():
-        readme = (ROOT / "README.md").read_text()
-        chosen = choose(headline.read_text())
-        replace_file(ROOT / "README.md", between(readme, "headline", chosen).encode())
+        _show_headline(headline.read_text())
+
+
+def _show_headline(table: str) -> None:
+    """Put the chosen rows of the report's headline into README.md, and say which it lacks."""
+    readme = (ROOT / "README.md").read_text()
+    replace_file(ROOT / "README.md", between(readme, "headline", choose(table)).encode())
+    for name in DEFENSES:
+        if f"| {name} |" not in table:
+            print(f"README.md has no row for {name}: neither has the report")
 
 
 def choose(headline: str) -> str:
