@@ -6,7 +6,7 @@ it, at this budget and below: what costs most is run on what is left. An attack 
 looks for the nearest adversarial image, which answers for all budgets: it is run at the smallest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from funn.artifacts.folder import StageFolder
-from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
+from funn.artifacts.layout import RADII, RECORDS, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
@@ -36,6 +36,7 @@ class _Cascade:
         test: the images.
         predictions: the classifier's, of these at least (M,).
         root: the victim's folder of evaluations.
+        track: is called with the folder of each attack once it is finished.
 
     Attributes:
         radii: by norm, the distance (N,) of each image's nearest adversarial image so far.
@@ -43,10 +44,16 @@ class _Cascade:
     """
 
     def __init__(
-        self, config: EvaluateConfig, victim: Victim, test: Images, predictions: Tensor, root: Path
+        self,
+        config: EvaluateConfig,
+        victim: Victim,
+        test: Images,
+        predictions: Tensor,
+        root: Path,
+        track: Callable[[Path], None],
     ) -> None:
         self.config, self.victim, self.test, self.root = config, victim, test, root
-        self.predictions = predictions
+        self.predictions, self.track = predictions, track
         everyone = len(test.labels)
         self.radii: Radii = {norm: torch.full((everyone,), torch.inf) for norm in NORMS}
         self.records: list[str] = []
@@ -62,6 +69,7 @@ class _Cascade:
         folder = locate_trial(cascade_folder(self.root), trial, seen, subset)
         clean, every = self.predictions[left], self.victim.facts["data"]["test_images"]
         run_trial(trial, folder, self.config, seen, subset, clean, every)
+        self.track(folder.path)
         self.add(folder, left)
 
     def within(
@@ -92,6 +100,7 @@ def worst_case(
     transfer: Victim | None,
     root: Path,
     done: Iterable[StageFolder],
+    track: Callable[[Path], None],
 ) -> Path:
     """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
 
@@ -104,12 +113,13 @@ def worst_case(
         transfer: the victim as who attacks another classifier sees it.
         root: the victim's folder of evaluations.
         done: the suite's other attacks on the same images.
+        track: is called with the folder of each attack once it is finished.
 
     Returns:
-        The file of the summary: robust accuracy, by norm and eps, with who broke how many.
+        The folder of the summary: robust accuracy, by norm and eps, with who broke how many.
     """
     assert config.suite is not None
-    cascade = _Cascade(config, victim, test, predictions, root)
+    cascade = _Cascade(config, victim, test, predictions, root, track)
     for folder in done:
         cascade.add(folder, torch.arange(len(test.labels)))
     broken: dict[str, dict[float, dict[str, int]]] = {}
@@ -133,7 +143,7 @@ def worst_case(
     budgets = {norm: list(part) for norm, part in broken.items()}
     settings = {"radii": budgets, "records": cascade.records}
     modules = ["funn.evaluation.robust_accuracy"]
-    return study(ROBUST, root, victim, test, settings, modules, work, config.reuse).path / RESULT
+    return study(ROBUST, root, victim, test, settings, modules, work, config.reuse).path
 
 
 def attackers(

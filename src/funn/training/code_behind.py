@@ -28,6 +28,7 @@ _NO_MATTER = frozenset(
         "training.code_behind", "config.compose", "errors", "artifacts.files",
         "training.fingerprint", "artifacts.metric_log", "artifacts.provenance", "config.schema",
         "artifacts.folder", "artifacts.layout", "artifacts.tracking",
+        "artifacts.tracked_evaluation",
     )
 )  # fmt: skip
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
