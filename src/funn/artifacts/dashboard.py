@@ -7,7 +7,8 @@ import argparse
 import json
 from typing import Any
 
-from funn.artifacts.tracking import AXES, EVALUATED, IMAGES, save_workspace
+from funn.artifacts.tracked_evaluation import ATTACKS as EVALUATED
+from funn.artifacts.tracking import AXES, IMAGES, save_workspace
 from funn.config.cli import run
 from funn.config.schema import LoggerConfig
 

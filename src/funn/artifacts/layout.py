@@ -68,6 +68,11 @@ def cascade_folder(victim: Path) -> Path:
     return victim / "worst"
 
 
+def in_cascade(folder: Path) -> bool:
+    """Whether the folder of an attack is that of a cascade."""
+    return folder.parent == cascade_folder(folder.parent.parent)
+
+
 def attack_name(attack: str, protocol: str, oblivious: bool) -> str:
     """What the folder of an attack is called, before its fingerprint."""
     return f"{attack}-{protocol}{'-oblivious' if oblivious else ''}"

@@ -9,11 +9,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from funn.artifacts.files import read_json
-from funn.artifacts.layout import EXAMPLES, RESULT
-from funn.config.schema import Launch, LoggerConfig
+from funn.config.schema import LoggerConfig
 from funn.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,25 +21,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What metrics are drawn over, by the first part of their names; each is logged next to them.
-AXES = {"batch": "trainer/global_step", "epoch": "epoch", "curve": "curve/iterations"}
-# The keys of the pictures of the game, and of the table of attacks.
+AXES = {
+    "batch": "trainer/global_step",
+    "epoch": "epoch",
+    "curve": "curve/iterations",
+    "robust": "robust/eps",
+}
+# The key of the pictures of the game.
 IMAGES = "clean, attacked, restored, clean restored"
-EVALUATED = "attacks"
 _PATIENCE = 30.0  # seconds for a run to open ...
 _LAST_PATIENCE = 60.0  # ... and for what is left to be sent when it ends
-_ORIGIN = ("run", "defense", "source", "attack", "protocol")
-_FIGURES = (
-    "success_rate", "success_rate_verified", "noise_level", "noise_level_verified", "median_l2",
-    "rounding_share", "images", "attacked", "clean_accuracy", "seconds",
-)  # fmt: skip
+
+
+class Table(NamedTuple):
+    """A table of plain values."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 @contextmanager
 def wandb_run(
     settings: LoggerConfig,
-    launch: Launch,
     *,
     name: str,
+    group: str,
     job_type: str,
     config: Mapping[str, Any],
     folder: Path,
@@ -50,8 +54,8 @@ def wandb_run(
 
     Args:
         settings: the logger group; with `wandb` false there is no run.
-        launch: its group joins the runs of a sweep or of a pipeline.
         name: the run's name.
+        group: joins the runs of a sweep or of a pipeline.
         job_type: the stage, or "evaluation".
         config: the resolved configuration.
         folder: where the `wandb` folder lies.
@@ -62,7 +66,9 @@ def wandb_run(
     if not settings.wandb:
         yield None
         return
-    run = _open(settings, launch, name, job_type, config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(settings, name, group, job_type, config, folder)
+    run = _open(_mode(settings.mode), arguments)
     exit_code = 1
     try:
         yield run
@@ -77,25 +83,20 @@ def wandb_run(
             )  # fmt: skip
 
 
-def log_evaluation(run: "wandb.Run", folders: Sequence[Path]) -> None:
-    """Log the figures of each attack as a table and as a summary, its picture and its curve."""
+def log_media(
+    run: "wandb.Run", tables: Mapping[str, Table], pictures: Mapping[str, Path] | None = None
+) -> None:
+    """Log tables, and pictures that lie in files, by their keys.
+
+    Of a table that grows the whole is logged each time: W&B shows the last.
+    """
     import wandb
 
-    results = [read_json(folder / RESULT) or {} for folder in folders]
-    table = wandb.Table(columns=[*_ORIGIN, *_FIGURES])
-    for result in results:
-        table.add_data(*(result[name] for name in (*_ORIGIN, *_FIGURES)))
-        for name in _FIGURES:
-            run.summary[f"{result['attack']}/{result['protocol']}/{name}"] = result[name]
-    pictures = {
-        f"{result['attack']}/{result['protocol']}": wandb.Image(str(folder / EXAMPLES))
-        for folder, result in zip(folders, results, strict=True)
-        if (folder / EXAMPLES).exists()
+    made: dict[str, Any] = {
+        key: wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
+        for key, table in tables.items()
     }
-    run.log({EVALUATED: table, **pictures})
-    for result in results:
-        if "curve" in result:
-            _log_curve(run, result)
+    run.log(made | {key: wandb.Image(str(path)) for key, path in (pictures or {}).items()})
 
 
 def save_workspace(specification: Mapping[str, Any], project: str, entity: str | None) -> str:
@@ -149,36 +150,23 @@ def build_workspace(specification: Mapping[str, Any], project: str, entity: str)
     )
 
 
-def _log_curve(run: "wandb.Run", result: Mapping[str, Any]) -> None:
-    """Log the share of images fooled after so many iterations, at each number where it rises.
-
-    The last point is that of all iterations, so that curves of different runs end together.
-    """
-    curve, name = result["curve"], f"curve/{result['attack']}/{result['protocol']}"
-    points = list(zip(curve["steps"], curve["tracked"], curve["verified"], strict=True))
-    last = points[-1][1:] if points else (0.0, 0.0)
-    for steps, tracked, verified in dict.fromkeys([*points, (result["settings"]["steps"], *last)]):
-        run.log({AXES["curve"]: steps, f"{name}/tracked": tracked, f"{name}/verified": verified})
-
-
-def _open(
+def _arguments(
     settings: LoggerConfig,
-    launch: Launch,
     name: str,
+    group: str,
     job_type: str,
     config: Mapping[str, Any],
     folder: Path,
-) -> "wandb.Run":
+) -> dict[str, Any]:
+    """What `wandb.init` is told, but for the mode and the identity of the run."""
     import wandb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments: dict[str, Any] = {
+    return {
         "project": settings.project,
         "entity": settings.entity,
         "dir": str(folder),
-        "id": uuid.uuid4().hex[:8],
         "name": name,
-        "group": launch.group,
+        "group": group,
         "job_type": job_type,
         "config": dict(config),
         # A server that never answers would hold up the opening for a minute and a half, and one
@@ -192,17 +180,25 @@ def _open(
             finish_timeout_raises=True,
         ),
     }
-    mode = _mode(settings.mode)
+
+
+def _open(mode: Any, arguments: Mapping[str, Any]) -> "wandb.Run":
+    import wandb
+
     try:
-        run = wandb.init(mode=mode, **arguments)
+        run = wandb.init(mode=mode, id=_new_id(), **arguments)
     except wandb.Error as error:
         reason = str(error).partition("\n")[0]
         log.warning("W&B is out of reach (%s): this run is logged offline", reason)
         # Under another name, for W&B's own process still holds the run that it could not open.
-        run = wandb.init(mode="offline", **arguments | {"id": uuid.uuid4().hex[:8]})
+        run = wandb.init(mode="offline", id=_new_id(), **arguments)
     for prefix, axis in AXES.items():
         run.define_metric(f"{prefix}/*", step_metric=axis)
     return run
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:8]
 
 
 def _mode(wanted: str) -> Any:

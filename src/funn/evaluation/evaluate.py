@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from funn.artifacts.layout import victim_folder
-from funn.artifacts.tracking import log_evaluation, wandb_run
+from funn.artifacts.tracked_evaluation import tracked_evaluation
 from funn.config.build import build
 from funn.config.schema import EvaluateConfig, Launch, Trial
 from funn.data.dataset import ImageData
@@ -39,28 +39,28 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
     introduce(victim, data, test, predictions)
     root = victim_folder(Path(config.output_dir), victim.name)
     done = []
-    with wandb_run(
+    with tracked_evaluation(
         config.logger,
-        launch,
         name=f"{victim.name}-{launch.choice('suite') or launch.choice('attack')}"
         f"{'' if victim.source is None else '-oblivious'}",
-        job_type="evaluation",
+        group=launch.group,
         config=described(config, victim),
         folder=Path(config.output_dir),
-    ) as tracker:
+    ) as track:
         for trial in trials:
             few = _first(test, trial.images)
             folder = locate_trial(root, trial, victim, few)
             clean = predictions[: len(few.labels)]
             run_trial(trial, folder, config, victim, few, clean, len(data.test.labels))
             log.info("%s", line(folder))
+            track(folder.path)
             done.append(folder)
         if config.suite is not None:
             few = _first(test, config.images or config.suite["images"])
-            run_extras(config, config.suite, victim, data, few, predictions, transfer, root, done)
+            run_extras(
+                config, config.suite, victim, data, few, predictions, transfer, root, done, track
+            )
         describe_victim(victim, data, config, root)
-        if tracker is not None:
-            log_evaluation(tracker, [folder.path for folder in done])
     return root
 
 

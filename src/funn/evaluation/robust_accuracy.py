@@ -7,7 +7,7 @@ looks for the nearest adversarial image, which answers for all budgets: it is ru
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import StageFolder
-from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
+from funn.artifacts.layout import RADII, RECORDS, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
@@ -44,6 +44,7 @@ class _Cascade:
         test: the images.
         predictions: the classifier's, of these at least (M,).
         root: the victim's folder of evaluations.
+        track: is called with the folder of each attack once it is finished.
 
     Attributes:
         radii: by norm, the distance (N,) of each image's nearest adversarial image so far.
@@ -51,10 +52,16 @@ class _Cascade:
     """
 
     def __init__(
-        self, config: EvaluateConfig, victim: Victim, test: Images, predictions: Tensor, root: Path
+        self,
+        config: EvaluateConfig,
+        victim: Victim,
+        test: Images,
+        predictions: Tensor,
+        root: Path,
+        track: Callable[[Path], None],
     ) -> None:
         self.config, self.victim, self.test, self.root = config, victim, test, root
-        self.predictions = predictions
+        self.predictions, self.track = predictions, track
         everyone = len(test.labels)
         self.radii: Radii = {norm: torch.full((everyone,), torch.inf) for norm in NORMS}
         self.records: list[str] = []
@@ -70,6 +77,7 @@ class _Cascade:
         folder = locate_trial(cascade_folder(self.root), trial, seen, subset)
         clean, every = self.predictions[left], self.victim.facts["data"]["test_images"]
         run_trial(trial, folder, self.config, seen, subset, clean, every)
+        self.track(folder.path)
         self.add(folder, left)
 
     def within(
@@ -111,6 +119,7 @@ def robust_accuracy(
     transfer: Victim | None,
     root: Path,
     done: Iterable[StageFolder],
+    track: Callable[[Path], None],
 ) -> Path:
     """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
 
@@ -123,12 +132,13 @@ def robust_accuracy(
         transfer: the victim as who attacks another classifier sees it.
         root: the victim's folder of evaluations.
         done: the suite's other attacks on the same images.
+        track: is called with the folder of each attack once it is finished.
 
     Returns:
-        The file of the summary: robust accuracy, by norm and eps, with who broke how many.
+        The folder of the summary: robust accuracy, by norm and eps, with who broke how many.
     """
     assert config.suite is not None
-    cascade = _Cascade(config, victim, test, predictions, root)
+    cascade = _Cascade(config, victim, test, predictions, root, track)
     for folder in done:
         cascade.add(folder, torch.arange(len(test.labels)))
     broken: dict[str, dict[float, dict[str, int]]] = {}
@@ -155,7 +165,7 @@ def robust_accuracy(
     folder = study(ROBUST, root, victim, test, settings, modules, work, config.reuse)
     for line in told(read_json(folder.path / RESULT) or {}):
         log.info("%s", line)
-    return folder.path / RESULT
+    return folder.path
 
 
 def told(summary: Mapping[str, Any]) -> list[str]:

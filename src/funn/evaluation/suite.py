@@ -1,7 +1,7 @@
 """What an evaluation measures of a classifier beyond attacks one by one."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def run_extras(
     transfer: Victim | None,
     root: Path,
     done: Sequence[StageFolder],
+    track: Callable[[Path], None],
 ) -> None:
     """Do what `suite.cascade`, `suite.masking` and `suite.features` ask for.
 
@@ -70,13 +71,20 @@ def run_extras(
         transfer: the victim as who attacks another classifier sees it.
         root: the victim's folder of evaluations.
         done: the suite's attacks, on the same images.
+        track: is called with the folder of each attack and study once it is finished.
     """
     if "cascade" in suite:
-        log.info("%s", robust_accuracy(config, victim, test, predictions, transfer, root, done))
+        found = robust_accuracy(config, victim, test, predictions, transfer, root, done, track)
+        log.info("%s", found / RESULT)
+        track(found)
     if "masking" in suite:
-        log.info("%s", _examine_masking(config, suite, victim, test, transfer, root) / RESULT)
+        found = _examine_masking(config, suite, victim, test, transfer, root)
+        log.info("%s", found / RESULT)
+        track(found)
     if "features" in suite:
-        log.info("%s", _examine_features(config, suite, victim, data, test, root) / RESULT)
+        found = _examine_features(config, suite, victim, data, test, root)
+        log.info("%s", found / RESULT)
+        track(found)
 
 
 def _examine_masking(

@@ -27,7 +27,8 @@ _NO_MATTER = frozenset(
     for name in (
         "training.code_behind", "config.compose", "errors", "artifacts.files",
         "training.fingerprint", "artifacts.metric_log", "artifacts.provenance", "config.schema",
-        "artifacts.folder", "artifacts.layout", "artifacts.tracking", "config.title",
+        "artifacts.folder", "artifacts.layout", "artifacts.tracking",
+        "artifacts.tracked_evaluation", "config.title",
     )
 )  # fmt: skip
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")

@@ -204,8 +204,8 @@ def _parent(folder: StageFolder, parent: StageFolder) -> dict[str, Any]:
 def _loggers(config: TrainConfig, launch: Launch, folder: StageFolder) -> Iterator[list[Logger]]:
     with wandb_run(
         config.logger,
-        launch,
         name=f"{folder.path.parent.name}-{folder.name}",
+        group=launch.group,
         job_type=folder.name,
         config=config.resolved(),
         folder=Path(config.output_dir),
