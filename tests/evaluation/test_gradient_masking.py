@@ -10,7 +10,8 @@ from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
 from funn.evaluation.gradient_masking.attacks import attacking_checks
 from funn.evaluation.gradient_masking.checks import Check, gradient_error, probabilities
-from funn.evaluation.gradient_masking.examine import Saturated, masking
+from funn.evaluation.gradient_masking.controls import CONTROLS, Saturated
+from funn.evaluation.gradient_masking.examine import masking, tell
 from funn.evaluation.trials.run_attack import predict
 
 
@@ -93,5 +94,24 @@ def test_probabilities_are_told_from_logits(model, test):
 
 
 def test_a_figure_that_is_no_number_is_flagged():
-    assert not Check("", float("nan"), 1.0, "").passed
-    assert Check("", 1.0, 1.0, "").passed
+    assert not Check("", float("nan"), 1.0, "", "").passed
+    assert Check("", 1.0, 1.0, "", "").passed
+
+
+def test_each_check_says_what_it_asks_and_each_control_that_it_is_meant_to_be_flagged(caplog):
+    passed = Check("G3 relative error", 0.0, 1e-3, "of another function", "How far is it?")
+    failed = passed._replace(name="G11 ten starts", figure=0.25)
+    part = [check._asdict() | {"passed": check.passed} for check in (passed, failed)]
+    content = {name: {"flagged": True, "checks": part} for name in ("classifier", *CONTROLS)}
+    with caplog.at_level("INFO"):
+        tell(content)
+    assert caplog.text.count("passed   G3  How far is it? 0 (at most 0.001)") == 3
+    assert caplog.text.count("FLAGGED  G11 How far is it? 0.25 (at most 0.001): of another") == 3
+    assert caplog.text.count("it is meant to be flagged") == 2
+    assert "saturated logits" in caplog.text
+    assert "rounded inputs" in caplog.text
+    assert "trust no verdict" not in caplog.text
+    content["quantised"]["flagged"] = False
+    with caplog.at_level("WARNING"):
+        tell(content)
+    assert "control quantised was not flagged: trust no verdict" in caplog.text

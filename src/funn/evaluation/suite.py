@@ -15,7 +15,7 @@ from funn.data.dataset import ImageData
 from funn.data.images import Images
 from funn.errors import UserError
 from funn.evaluation.feature_quality import feature_uses
-from funn.evaluation.gradient_masking.examine import masking
+from funn.evaluation.gradient_masking.examine import masking, tell
 from funn.evaluation.gradient_masking.zero_gradients import FIRST, gradient_zeros
 from funn.evaluation.robust_accuracy import robust_accuracy
 from funn.evaluation.studies import Once, study
@@ -103,7 +103,9 @@ def _examine_masking(
 
     settings = {**suite["masking"], "transfer": None if transfer is None else transfer.digest}
     modules = ["funn.evaluation.gradient_masking.examine"]
-    return study(MASKING, root, victim, test, settings, modules, work, config.reuse).path
+    folder = study(MASKING, root, victim, test, settings, modules, work, config.reuse)
+    tell(read_json(folder.path / RESULT) or {})
+    return folder.path
 
 
 def _examine_features(

@@ -106,6 +106,7 @@ def _square(on: Attacked) -> list[Check]:
             on.rate(Square(on.model, "linf", LINF, 1000)) - on.pgd_rate,
             _HALF_POINT,
             "an attack without gradients finds more: gradients mislead",
+            "How much more often does a search without gradients (Square) succeed than PGD?",
         )
     ]
 
@@ -118,12 +119,14 @@ def _starts(on: Attacked) -> list[Check]:
             on.rate(PGD(on.model, "linf", LINF, restarts=10)) - on.pgd_rate,
             _POINT,
             "the loss has many local optima: use restarts",
+            "How much more often do ten random starts of PGD succeed than one?",
         ),
         Check(
             "G12 images that PGD left and a random point of the ball fools",
             on.found_at_random(on.pgd),
             0.001,
             "what random noise finds the gradient did not",
+            "What share of images does PGD leave that a random point of the ball fools?",
         ),
     ]
 
@@ -139,30 +142,35 @@ def _steps(on: Attacked) -> list[Check]:
             on.rate(FGSM(model, LINF)) - on.pgd_rate,
             _HALF_POINT,
             "the gradient misleads from the first step on",
+            "How much more often does one step (FGSM) succeed than forty (PGD)?",
         ),
         Check(
             "G5 drop of success from a smaller to a larger ball",
             drop,
             _HALF_POINT,
             "a larger ball holds all of the smaller: the attack fails",
+            "By what share does the success of PGD fall as its ball grows?",
         ),
         Check(
             "G6 images that withstand a ball as large as the box",
             1 - on.rate(PGD(model, "linf", 1.0)),
             0.001,
             "some image of another class is always in the box: the attack fails",
+            "What share of images withstands PGD in a ball that holds every image?",
         ),
         Check(
             "G10 four hundred steps beyond forty, Linf 0.1",
             on.rate(PGD(model, "linf", LINF, 400)) - on.pgd_rate,
             _POINT,
             "forty steps have not converged",
+            "How much more often do four hundred steps of PGD succeed than forty?",
         ),
         Check(
             "G10 DeepFool's thousand steps beyond fifty",
             on.rate(DeepFool(model, steps=1000)) - on.rate(DeepFool(model, steps=50)),
             _HALF_POINT,
             "DeepFool stalls",
+            "How much more often do a thousand steps of DeepFool succeed than fifty?",
         ),
     ]
 
@@ -175,12 +183,14 @@ def _losses(on: Attacked) -> list[Check]:
             on.rate(MarginPGD(on.model, "linf", LINF)) - on.pgd_rate,
             0.02,
             "the softmax saturates: attack the margin",
+            "How much more often does PGD succeed on the margin than on the cross-entropy?",
         ),
         Check(
             "G9 PGD on scaled logits beyond PGD, Linf 0.1",
             on.rate(ScaledPGD(on.model, "linf", LINF)) - on.pgd_rate,
             0.02,
             "the scale of the logits hides the gradient",
+            "How much more often does PGD succeed on scaled logits than on them as they are?",
         ),
     ]
 
@@ -193,6 +203,7 @@ def _other_ways(on: Attacked, other: nn.Module | None) -> list[Check]:
             on.rate(EstimatedPGD(on.model, "linf", LINF)) - on.pgd_rate,
             _HALF_POINT,
             "what differences of the same loss find the gradient did not: it misleads",
+            "How much more often does PGD by estimated gradients succeed than by true ones?",
         )
     ]
     if other is not None:
@@ -203,6 +214,7 @@ def _other_ways(on: Attacked, other: nn.Module | None) -> list[Check]:
                 on.rate(shown) - on.pgd_rate,
                 _HALF_POINT,
                 "another classifier shows the way better than its own gradients",
+                "How much more often do images that fool another classifier succeed than PGD?",
             )
         )
     if has_encoder(on.model):
@@ -212,6 +224,7 @@ def _other_ways(on: Attacked, other: nn.Module | None) -> list[Check]:
                 on.rate(FeaturePGD(on.model, "linf", LINF)) - on.pgd_rate,
                 _HALF_POINT,
                 "the head hides what the features show",
+                "How much more often does PGD on the features succeed than PGD?",
             )
         )
     return found
@@ -240,11 +253,13 @@ def _distances(on: Attacked) -> list[Check]:
             float((lengths["deepfool"] > 2 * best).float().mean()),
             0.25,
             "DeepFool's noise level says nothing here",
+            "On what share of images is DeepFool's distance twice the least that is known?",
         ),
         Check(
             "G17 images that DeepFool fools in float32 only",
             unconfirmed,
             0.05,
             "its successes are rounding",
+            "What share of images does DeepFool fool in float32 only, not in float64?",
         ),
     ]

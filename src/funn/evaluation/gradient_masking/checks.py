@@ -30,12 +30,14 @@ class Check(NamedTuple):
         figure: what was found.
         bound: the most that an honest classifier shows.
         meaning: of a figure beyond the bound.
+        asks: the question that it puts to the classifier, in words.
     """
 
     name: str
     figure: float
     bound: float
     meaning: str
+    asks: str
 
     @property
     def passed(self) -> bool:
@@ -59,30 +61,35 @@ def checks(model: nn.Module, test: Images, batch_size: int) -> list[Check]:
             difference(model, x, batch_size),
             1e-4,
             "random or batch-dependent: average attacks over the randomness",
+            "How far apart are the logits of the same images, passed twice and one by one?",
         ),
         Check(
             "G1 share of outputs that are probabilities",
             probabilities(model(x)),
             0.5,
             "the softmax saturates what attacks climb: attack the logits",
+            "What share of its outputs are probabilities instead of logits?",
         ),
         Check(
             "G2 images without a gradient of the cross-entropy",
             zeros["cross_entropy"]["all_zero"],
             0.001,
             "saturated: attacks on the cross-entropy are blind",
+            "On what share of images is the gradient of the cross-entropy exactly zero?",
         ),
         Check(
             "G2 images without a gradient of the margin",
             zeros["margin"]["all_zero"],
             0.0,
             "the network itself cuts the gradient",
+            "On what share of images is the gradient of the margin exactly zero?",
         ),
         Check(
             "G3 relative error of the gradient, against differences",
             gradient_error(model, x, labels),
             1e-3,
             "the gradient does not belong to the function",
+            "How far is the gradient from what small steps really change, relatively?",
         ),
     ]
 
@@ -128,6 +135,13 @@ def gradient_error(model: nn.Module, x: Tensor, labels: Tensor) -> float:
         slopes = (gradient.flatten(1) * direction).sum(1)
         errors.append((slopes - differences).abs() / differences.abs().clamp(min=1e-12))
     return float(torch.cat(errors).median())
+
+
+def in_words(check: Check) -> str:
+    """One line: passed or flagged, what the check asks, its figure and its bound."""
+    number = check.name.split()[0]
+    said = f"{number:<3} {check.asks} {check.figure:.4g} (at most {check.bound:g})"
+    return f"passed   {said}" if check.passed else f"FLAGGED  {said}: {check.meaning}"
 
 
 def verdict(found: Sequence[Check]) -> str:

@@ -1,4 +1,4 @@
-"""Examine a classifier for hidden gradients, and two controls that hide them on purpose."""
+"""Examine a classifier for hidden gradients, and the masked controls of it."""
 
 import logging
 import sys
@@ -6,42 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from funn.data.images import Images
 from funn.evaluation.gradient_masking.attacks import attacking_checks
-from funn.evaluation.gradient_masking.checks import Check, checks, verdict
+from funn.evaluation.gradient_masking.checks import Check, checks, in_words, verdict
+from funn.evaluation.gradient_masking.controls import CONTROLS
 from funn.evaluation.studies import Once
 from funn.evaluation.trials.run_attack import predict
 
 log = logging.getLogger(__name__)
-
-
-class Saturated(nn.Module):
-    """A control that the checks must flag: a classifier whose softmax rounds to 0 and 1."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes), ten thousand times as large."""
-        logits: Tensor = 1e4 * self.model(x)
-        return logits
-
-
-class Quantised(nn.Module):
-    """A control that the checks must flag: a classifier of images rounded to nine grey values."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes), which have no gradient in x."""
-        logits: Tensor = self.model((8 * x).round() / 8)
-        return logits
 
 
 def examine(
@@ -103,7 +78,7 @@ def masking(
     """
     models = {"classifier": model}
     if controls:
-        models |= {"saturated": Saturated(model).eval(), "quantised": Quantised(model).eval()}
+        models |= {name: kind(model).eval() for name, (kind, _) in CONTROLS.items()}
     content: dict[str, Any] = {}
     for name, each in models.items():
         found = examine(name, each, test, batch_size, other, once)
@@ -111,7 +86,22 @@ def masking(
             "flagged": not all(check.passed for check in found),
             "checks": [check._asdict() | {"passed": check.passed} for check in found],
         }
-        log.info("%s: %s", name, verdict(found))
-        if name != "classifier" and not content[name]["flagged"]:
-            log.warning("the control %s was not flagged: trust no verdict of these checks", name)
     return content
+
+
+def tell(content: dict[str, Any]) -> None:
+    """Say on the terminal what each check asks and what it found, from what `masking` returned."""
+    for name in ("classifier", *CONTROLS):
+        if name not in content:
+            continue
+        if name in CONTROLS:
+            log.info("control %s, %s: it is meant to be flagged", name, CONTROLS[name][1])
+        else:
+            log.info("the classifier: what each check asks, what it found, the most that it may be")
+        kept = [{key: check[key] for key in Check._fields} for check in content[name]["checks"]]
+        found = [Check(**check) for check in kept]
+        for check in found:
+            log.info("  %s", in_words(check))
+        log.info("%s: %s", name, verdict(found))
+        if name in CONTROLS and not content[name]["flagged"]:
+            log.warning("the control %s was not flagged: trust no verdict of these checks", name)
