@@ -119,7 +119,6 @@ def game(phase: PlayerPhase, images: TensorBatches, width: int = 1) -> Fit:
         seed=0,
         images=images.inputs,
         probe=torch.zeros(1, 1, 28, 28),
-        log_every=50,
     )
     return Fit(players, images, 1)
 
@@ -134,7 +133,6 @@ def contrast(images: TensorBatches, width: int = 2) -> Fit:
         lr=_LR,
         seed=0,
         probe=torch.zeros(2, 1, 28, 28),
-        log_every=50,
     )
     return Fit(training, images, 1)
 
@@ -178,7 +176,7 @@ def contrast_by_hand(batches: int = _BATCHES) -> float:
 def our_head(batches: int = _HEAD_BATCHES) -> float:
     """Seconds a batch of features of the head's training."""
     head = Head(64, 10, [64])
-    training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0, log_every=50)
+    training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0)
     return timed(Fit(training, _features(batches), 1))
 
 

@@ -70,7 +70,7 @@ def test_contrast_equals_the_loop_written_by_hand(tmp_path, plain):
     ours, batches = start()
     module = RobustTraining(
         ({}, ours), aim=Contrast(images, **options), balls=[Ball("l2", 0.5, 3)], clean_weight=0,
-        lr=1e-2, seed=7, probe=torch.zeros(2, 1, 8, 8), log_every=50,
+        lr=1e-2, seed=7, probe=torch.zeros(2, 1, 8, 8)
     )  # fmt: skip
     fit(Fit(module, batches, 1), tmp_path, CPU, [], "test")
     theirs, batches = start()
@@ -127,7 +127,7 @@ def test_the_encoder_learns_to_resist(tmp_path, name):
     eps, lr, epochs = (0.2, 3e-3, 60) if name == "contrast" else (1.0, 1e-2, 10)
     module = RobustTraining(
         ({}, defender), aim=aim, balls=[Ball("l2", eps, 3)], clean_weight=1.0, lr=lr, seed=0,
-        probe=images, log_every=1,
+        probe=images
     )  # fmt: skip
     first = worst(module, images)
     fit(Fit(module, TensorBatches(images, PLACES, 10, 0), epochs), tmp_path, CPU, [], "test")
@@ -220,7 +220,7 @@ def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
     module = RobustTraining(
         ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, False, 1e-2),
         aim=Features(defender.encoder), balls=[Ball("l2", 1.0, 3)], clean_weight=1.0, lr=1e-2,
-        seed=0, probe=IMAGES, log_every=1,
+        seed=0, probe=IMAGES
     )  # fmt: skip
     contest = module.aim.contest(defender, IMAGES, PLACES, generator("once"))
     attacked = module.attack(contest, generator("once"))
@@ -255,7 +255,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
         module = RobustTraining(
             ({}, defender), aim=Contrast(IMAGES, VIEWS, temperature=0.2, neighbours=1),
             learned=LearnedAttacker({}, a1, dual, False, 1e-2), balls=[Ball("l2", 0.2, 2)],
-            clean_weight=0.0, lr=1e-3, seed=0, probe=IMAGES, log_every=1,
+            clean_weight=0.0, lr=1e-3, seed=0, probe=IMAGES
         )  # fmt: skip
         batches = TensorBatches(IMAGES, PLACES, 10, 0)
         fit(Fit(module, batches, 4, callbacks), folder, CPU, [], "test")
@@ -281,7 +281,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 def test_the_margin_head_learns_from_features_nearer_to_a_mistake():
     torch.manual_seed(0)
     head = Head(6, 3, [8])
-    module = HeadTraining(head, ({}, head), lr=1e-3, margin=0.1, log_every=1)
+    module = HeadTraining(head, ({}, head), lr=1e-3, margin=0.1)
     features, labels = torch.randn(20, 6), torch.randint(3, (20,))
     moved = module.moved(features, labels)
     assert torch.allclose((moved - features).norm(dim=1), torch.tensor(0.1), rtol=1e-4)

@@ -48,10 +48,9 @@ def train(phase, defender_input="clean", epochs=2, folder=None, objective=constr
         seed=SEED,
         images=images(),
         probe=images()[:4],
-        log_every=1,
     )
     batches = TensorBatches(images(), torch.arange(40), 10, SEED)
-    fit(Fit(module, batches, epochs), folder, CPU, [], "test")
+    fit(Fit(module, batches, epochs), folder, CPU, [], "test", log_every=1)
     return attacker, defender, module
 
 

@@ -79,7 +79,6 @@ class AdversarialTraining(Stage):
             warm_epochs=self.warm_up * settings.epochs,
             lr=settings.lr,
             seed=config.seed,
-            log_every=config.log_every,
         )
         return Fit.on_images(module, data.train, settings, config.seed)
 
@@ -95,7 +94,6 @@ class RobustTraining(StageModule):
         warm_epochs: epochs over which the radius grows to `eps`.
         lr: Adam's learning rate.
         seed: of the starts, drawn from (seed, epoch, batch).
-        log_every: batches between two logged points.
     """
 
     def __init__(
@@ -108,9 +106,8 @@ class RobustTraining(StageModule):
         warm_epochs: float,
         lr: float,
         seed: int,
-        log_every: int,
     ) -> None:
-        super().__init__({"classifier": classifier}, log_every)
+        super().__init__({"classifier": classifier})
         self.classifier = classifier[1]
         self.norm: Norm = norm
         self.eps = eps

@@ -158,7 +158,6 @@ class Restorer(Stage):
             eps=self.eps,
             weights=self.weights,
             lr=self.lr,
-            log_every=config.log_every,
         )
         return Fit(
             module=module,
@@ -178,7 +177,6 @@ class RestorerTraining(StageModule):
         eps: of FGSM.
         weights: of the squared error and of the discriminator's verdict in the generator's loss.
         lr: Adam's learning rate, for both.
-        log_every: batches between two logged points.
     """
 
     def __init__(
@@ -189,9 +187,8 @@ class RestorerTraining(StageModule):
         eps: float,
         weights: tuple[float, float],
         lr: float,
-        log_every: int,
     ) -> None:
-        super().__init__({"classifier": apegan}, log_every)
+        super().__init__({"classifier": apegan})
         self.automatic_optimization = False
         self.apegan = apegan[1]
         self.apegan.classifier.requires_grad_(False).eval()

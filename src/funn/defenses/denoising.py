@@ -54,7 +54,6 @@ class Denoising(Stage):
             sigma=noise_for(self.perturbation, data.train.floats(_PROBE_IMAGES)),
             lr=settings.defender_lr,
             seed=config.seed,
-            log_every=config.log_every,
         )
         return Fit.on_images(module, data.train, settings, config.seed)
 
@@ -67,7 +66,6 @@ class DenoisingTraining(StageModule):
         sigma: standard deviation of the noise, before clipping to [0, 1].
         lr: Adam's learning rate.
         seed: of the noise, drawn from (seed, epoch, batch).
-        log_every: batches between two logged points.
     """
 
     def __init__(
@@ -77,9 +75,8 @@ class DenoisingTraining(StageModule):
         sigma: float,
         lr: float,
         seed: int,
-        log_every: int,
     ) -> None:
-        super().__init__({"defender": defender}, log_every)
+        super().__init__({"defender": defender})
         self.defender = defender[1]
         self.defender.generator.requires_grad_(False)
         self.sigma = sigma

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import StageFolder
-from funn.artifacts.layout import RADII, RECORDS, ROBUST, cascade_folder
+from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate

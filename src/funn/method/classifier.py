@@ -31,7 +31,6 @@ class HeadTraining(StageModule):
             features' `spread`), each feature vector is moved up the gradient of the
             cross-entropy before the head learns from it. 0 is the paper's training. No image is
             attacked; only the head sees the labels.
-        log_every: batches between two logged points.
     """
 
     shares_batches = True
@@ -43,9 +42,8 @@ class HeadTraining(StageModule):
         *,
         lr: float,
         margin: float,
-        log_every: int,
     ) -> None:
-        super().__init__({"classifier": saved}, log_every)
+        super().__init__({"classifier": saved})
         self.head = head
         self.lr = lr
         self.margin = margin
@@ -99,7 +97,6 @@ class ClassifierStage(Stage):
                 (spec, classifier),
                 lr=settings.lr,
                 margin=settings.margin * spread(features),
-                log_every=config.log_every,
             ),
             batches=TensorBatches(features, data.train.labels, settings.batch_size, config.seed),
             epochs=settings.epochs,

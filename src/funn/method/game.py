@@ -45,7 +45,6 @@ class Players(StageModule):
             attacker's encoder is frozen, so its features of them are computed once; the batches
             then hold, in the place of labels, which of them each image is.
         probe: a few clean training images (N, C, H, W), measured after each epoch.
-        log_every: batches between two logged points.
     """
 
     shares_batches = True
@@ -67,9 +66,8 @@ class Players(StageModule):
         seed: int,
         images: Tensor,
         probe: Tensor,
-        log_every: int,
     ) -> None:
-        super().__init__({"attacker": attacker, "defender": defender}, log_every)
+        super().__init__({"attacker": attacker, "defender": defender})
         self.automatic_optimization = False
         self.attacker = attacker[1]
         self.defender = defender[1]

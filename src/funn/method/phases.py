@@ -96,7 +96,6 @@ def _players_fit(
         seed=config.seed,
         images=data.train.images,
         probe=data.train.floats(_PROBE_IMAGES),
-        log_every=config.log_every,
     )
     pictures = ImageGrid(folder / "images", config.image_every)
     return Fit.on_images(module, data.train.unlabelled(), settings, config.seed, [pictures])

@@ -25,6 +25,7 @@ from funn.artifacts.layout import METRICS, RESUME
 from funn.artifacts.metric_log import MetricLog
 from funn.config.schema import TrainerConfig
 from funn.errors import UserError
+from funn.fast_layers import use_fast_layers
 from funn.runtime.malloc import keep_freed_memory
 from funn.runtime.threads import halves
 from funn.training.checkpoint import read
@@ -54,48 +55,74 @@ def fit(
     settings: TrainerConfig,
     loggers: Sequence[Logger],
     label: str,
+    log_every: int = 50,
 ) -> None:
     """Train `parts` in `folder`, going on from the last finished epoch if there is one.
 
     On the CPU an interrupted and resumed fit ends with the same bits as an uninterrupted one:
     order and noise come from (seed, epoch, batch), and the resume file is written between epochs.
 
+    Args:
+        parts: what to train. The layers of its networks are replaced, in place, by faster forms.
+        folder: the stage's own, where resume file and metrics.csv lie.
+        settings: what to train on.
+        loggers: further ones, beside metrics.csv.
+        label: what to call the stage in what is printed.
+        log_every: batches between two logged points.
+
     Raises:
         UserError: if the resume file is damaged, or a metric is no longer finite.
     """
+    for _, network in parts.module.saved.values():
+        use_fast_layers(network)
     resume = folder / RESUME
     epochs_done = read(resume)["epoch"] + 1 if resume.exists() else 0
     count = _processes(parts, settings, label)
-    callbacks: list[Callback] = [
-        *parts.callbacks,
-        # Not `save_last`: with that the file is only written when a metric improves.
-        ModelCheckpoint(folder, filename="last", enable_version_counter=False),
-    ]
-    progress = sys.stderr.isatty()
-    callbacks.append(_ProgressBar(label) if progress else _ProgressLines(label))
     path = folder / METRICS
     with warnings.catch_warnings(), _plain_errors():
         _silence(warnings)
-        trainer = Trainer(
-            accelerator=settings.accelerator,
-            devices=count,
-            strategy="auto" if count == 1 else _Processes(count, parts.module),
-            max_epochs=parts.epochs,
-            callbacks=callbacks,
-            # A logger's connection does not pass to another process.
-            logger=[MetricLog(path, epochs_done), *(loggers if count == 1 else ())],
-            plugins=_plugins(),
-            default_root_dir=folder,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
+        # A logger's connection does not pass to another process.
+        here = [MetricLog(path, epochs_done), *(loggers if count == 1 else ())]
+        trainer = _trainer(parts, folder, settings, count, here, label, log_every)
         on_halves = parts.module.has_halves and count == 1 and settings.accelerator == "cpu"
         with halves() if on_halves else nullcontext():
             trainer.fit(parts.module, parts.batches, ckpt_path=str(resume) if epochs_done else None)
     if count > 1:
         _recover(parts.module, MetricLog(path, parts.epochs).rows, epochs_done, loggers)
+
+
+def _trainer(
+    parts: Fit,
+    folder: Path,
+    settings: TrainerConfig,
+    count: int,
+    loggers: list[Logger],
+    label: str,
+    log_every: int,
+) -> Trainer:
+    """Lightning's Trainer for `count` processes, with a resume file after every epoch."""
+    progress = sys.stderr.isatty()
+    callbacks: list[Callback] = [
+        *parts.callbacks,
+        # Not `save_last`: with that the file is only written when a metric improves.
+        ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+        _ProgressBar(label) if progress else _ProgressLines(label),
+    ]
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=count,
+        strategy="auto" if count == 1 else _Processes(count, parts.module),
+        max_epochs=parts.epochs,
+        log_every_n_steps=log_every,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=_plugins(),
+        default_root_dir=folder,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
 
 
 def forget(folder: Path) -> None:

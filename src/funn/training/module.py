@@ -8,7 +8,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from funn.errors import UserError
-from funn.fast_layers import use_fast_layers
 from funn.runtime.distributed import means_of_all
 
 Spec = Mapping[str, Any]
@@ -27,7 +26,6 @@ class StageModule(LightningModule):
     Args:
         saved: the networks that the stage's checkpoint holds, by name, each with the plain
             numbers that rebuild it.
-        log_every: batches between two logged points.
 
     Attributes:
         shares_batches: whether processes that each train on a share of every batch end where one
@@ -38,18 +36,15 @@ class StageModule(LightningModule):
     shares_batches = False
     has_halves = False
 
-    def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]], log_every: int) -> None:
+    def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]]) -> None:
         super().__init__()
         self.saved = saved
-        for _, module in saved.values():
-            use_fast_layers(module)
-        self.log_every = log_every
         self.epoch_metrics: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def record(self, metrics: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Add one batch's scalars to the epoch's means; log them every `log_every` batches.
+        """Add one batch's scalars to the epoch's means; log them when the Trainer is to.
 
         Lightning's `self.log` costs up to 2 ms a batch, a tenth of a training step here.
         """
@@ -58,7 +53,7 @@ class StageModule(LightningModule):
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._batches += 1
         step = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
-        if step % self.log_every == 0:
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             means = means_of_all({name: float(value) for name, value in values.items()})
             self._log({f"batch/{name}": value for name, value in means.items()}, step)
 

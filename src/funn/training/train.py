@@ -131,7 +131,7 @@ def run_stage(
                 config, data, parents[-1].checkpoint if parents else None, folder.path
             )
             with _loggers(config, launch, folder) as loggers:
-                fit(parts, folder.path, config.trainer, loggers, label)
+                fit(parts, folder.path, config.trainer, loggers, label, config.log_every)
             save(folder.checkpoint, parts.module.saved)
             write_json(
                 folder.path / RESULT,

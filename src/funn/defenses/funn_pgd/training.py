@@ -90,7 +90,6 @@ class RobustFeatures(Stage):
             lr=config.adversarial.defender_lr,
             seed=config.seed,
             probe=held_out.floats(_PROBE_IMAGES),
-            log_every=config.log_every,
         )
         return Fit.on_images(module, data.train.unlabelled(), config.adversarial, config.seed)
 
@@ -146,7 +145,6 @@ class RobustTraining(StageModule):
         lr: Adam's learning rate at its highest: it grows, and falls to 0 along a cosine.
         seed: of the starts, drawn from (seed, epoch, batch).
         probe: a few clean training images (N, C, H, W), attacked after each epoch.
-        log_every: batches between two logged points.
     """
 
     probe: Tensor
@@ -162,13 +160,12 @@ class RobustTraining(StageModule):
         lr: float,
         seed: int,
         probe: Tensor,
-        log_every: int,
     ) -> None:
         saved: dict[str, tuple[Spec, nn.Module]] = {"defender": defender}
         if learned is not None:
             saved["attacker"] = (learned.spec, learned.network)
             learned.network.encoder.requires_grad_(False)
-        super().__init__(saved, log_every)
+        super().__init__(saved)
         self.learned = learned
         # Lightning trains, moves and saves what is an attribute.
         self.attacker = None if learned is None else learned.network

@@ -73,7 +73,7 @@ class OwnClassifierStage(Stage):
         with seeded(config.seed, "magnet_classifier"):
             classifier = build_module(spec)
         train, _ = split(data.train, self.held_out)
-        module = ClassifierTraining((spec, classifier), self.lr, config.seed, config.log_every)
+        module = ClassifierTraining((spec, classifier), self.lr, config.seed)
         return Fit(
             module=module.train(),
             batches=TensorBatches(*train, self.batch_size, config.seed),
@@ -88,13 +88,10 @@ class ClassifierTraining(StageModule):
         classifier: with its spec.
         lr: learning rate.
         seed: of the dropout, drawn from (seed, epoch, batch).
-        log_every: batches between two logged points.
     """
 
-    def __init__(
-        self, classifier: tuple[Spec, nn.Module], lr: float, seed: int, log_every: int
-    ) -> None:
-        super().__init__({"classifier": classifier}, log_every)
+    def __init__(self, classifier: tuple[Spec, nn.Module], lr: float, seed: int) -> None:
+        super().__init__({"classifier": classifier})
         self.classifier = classifier[1]
         self.lr = lr
         self.seed = seed

@@ -146,7 +146,6 @@ class Guard(Stage):
             held_out=held_out.floats(),
             drop_rate=self.drop_rate,
             lr=self.lr,
-            log_every=config.log_every,
         )
         pairs = torch.stack((noisy, to_unit(train.images)), dim=1)
         return Fit(
@@ -164,7 +163,6 @@ class GuardTraining(StageModule):
         held_out: images (M, C, H, W) in [0, 1] that set the thresholds.
         drop_rate: share of them that each detector may reject.
         lr: Adam's learning rate.
-        log_every: batches between two logged points.
     """
 
     def __init__(
@@ -174,9 +172,8 @@ class GuardTraining(StageModule):
         held_out: Tensor,
         drop_rate: float,
         lr: float,
-        log_every: int,
     ) -> None:
-        super().__init__({"classifier": magnet}, log_every)
+        super().__init__({"classifier": magnet})
         self.magnet = magnet[1]
         self.magnet.classifier.requires_grad_(False)
         self.held_out = held_out
