@@ -19,6 +19,8 @@ STATUS = "status.json"
 CHECKPOINT = "model.ckpt"
 RESUME = "last.ckpt"
 METRICS = "metrics.csv"
+# Of a stage that is not finished: the W&B run that it goes on with.
+TRACKED = "wandb_run.json"
 IMAGES = "images"
 # Of an attack.
 RECORDS = "records.parquet"

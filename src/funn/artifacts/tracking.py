@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from funn.artifacts.files import read_json, write_json
 from funn.config.schema import LoggerConfig
 from funn.errors import UserError
 
@@ -49,6 +50,7 @@ def wandb_run(
     job_type: str,
     config: Mapping[str, Any],
     folder: Path,
+    kept: Path | None = None,
 ) -> Iterator["wandb.Run | None"]:
     """Open one W&B run, and finish it with the state that the work inside ends with.
 
@@ -59,6 +61,8 @@ def wandb_run(
         job_type: the stage, or "evaluation".
         config: the resolved configuration.
         folder: where the `wandb` folder lies.
+        kept: the file that names the run for as long as its work is not finished: the same command
+            goes on with it after a kill. None for a new run each time.
 
     Yields:
         The run, or None.
@@ -68,7 +72,7 @@ def wandb_run(
         return
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(settings, name, group, job_type, config, folder)
-    run = _open(_mode(settings.mode), arguments)
+    run = _open(_mode(settings.mode), arguments, kept)
     exit_code = 1
     try:
         yield run
@@ -182,16 +186,28 @@ def _arguments(
     }
 
 
-def _open(mode: Any, arguments: Mapping[str, Any]) -> "wandb.Run":
+def _open(mode: Any, arguments: Mapping[str, Any], kept: Path | None) -> "wandb.Run":
+    """Open a new run, or the one that a file names; see `wandb_run`.
+
+    What began offline goes on offline, for W&B has not seen its beginning yet: `wandb sync` sends
+    the parts in order.
+    """
     import wandb
 
+    before = {} if kept is None else read_json(kept) or {}
+    identity = {"id": before["id"], "resume": "allow"} if before else {"id": _new_id()}
+    if mode == "online" and before.get("offline"):
+        log.info("W&B: the run %s began offline and goes on offline", before["id"])
+        mode = "offline"
     try:
-        run = wandb.init(mode=mode, id=_new_id(), **arguments)
+        run = wandb.init(mode=mode, **identity, **arguments)
     except wandb.Error as error:
         reason = str(error).partition("\n")[0]
         log.warning("W&B is out of reach (%s): this run is logged offline", reason)
         # Under another name, for W&B's own process still holds the run that it could not open.
         run = wandb.init(mode="offline", id=_new_id(), **arguments)
+    if kept is not None and not before:
+        write_json(kept, {"id": run.id, "offline": bool(run.offline)})
     for prefix, axis in AXES.items():
         run.define_metric(f"{prefix}/*", step_metric=axis)
     return run

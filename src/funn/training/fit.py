@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from funn.artifacts.files import replace_file
-from funn.artifacts.layout import METRICS, RESUME
+from funn.artifacts.layout import METRICS, RESUME, TRACKED
 from funn.artifacts.metric_log import MetricLog
 from funn.config.schema import TrainerConfig
 from funn.errors import UserError
@@ -126,8 +126,9 @@ def _trainer(
 
 
 def forget(folder: Path) -> None:
-    """Remove the resume file: the stage is finished, or is to start anew."""
-    (folder / RESUME).unlink(missing_ok=True)
+    """Remove what a stage would be resumed from: it is finished, or is to start anew."""
+    for name in (RESUME, TRACKED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _processes(parts: Fit, settings: TrainerConfig, label: str) -> int:

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from funn.artifacts.files import point_link, sha256, write_json
 from funn.artifacts.folder import StageFolder
-from funn.artifacts.layout import RESULT, latest, run_folder
+from funn.artifacts.layout import RESULT, TRACKED, latest, run_folder
 from funn.artifacts.provenance import provenance
 from funn.artifacts.tracking import wandb_run
 from funn.config.build import build
@@ -209,5 +209,6 @@ def _loggers(config: TrainConfig, launch: Launch, folder: StageFolder) -> Iterat
         job_type=folder.name,
         config=config.resolved(),
         folder=Path(config.output_dir),
+        kept=folder.path / TRACKED,
     ) as run:
         yield [] if run is None else [WandbLogger(experiment=run)]
