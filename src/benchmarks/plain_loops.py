@@ -10,7 +10,7 @@ from funn.data.batches import TensorBatches
 from funn.data.images import to_unit
 from funn.defenses.funn_pgd.info_nce import Views, most_alike
 from funn.defenses.funn_pgd.training import one_cycle
-from funn.method.game import PlayerPhase
+from funn.method.game import Phase
 from funn.method.networks import AutoEncoder
 from funn.runtime.seeding import generator
 
@@ -25,7 +25,7 @@ def eager_game(
     attacker: AutoEncoder,
     defender: AutoEncoder,
     batches: TensorBatches,
-    phase: PlayerPhase,
+    phase: Phase,
     *,
     epochs: int,
     learning_rates: tuple[float, float],

@@ -33,13 +33,14 @@ from funn.config.schema import TrainerConfig
 from funn.data.batches import TensorBatches
 from funn.defenses.funn_pgd.attacker import Ball
 from funn.defenses.funn_pgd.info_nce import Contrast, Views
-from funn.defenses.funn_pgd.training import RobustTraining
+from funn.defenses.funn_pgd.training import EncoderTraining
 from funn.method.classifier import HeadTraining
-from funn.method.game import PlayerPhase, Players
+from funn.method.game import AdversarialGame, Phase
 from funn.method.networks import AutoEncoder, DenseAutoEncoder, Head
-from funn.method.objectives import constrained
+from funn.method.objectives import AttackerLoss, constrained
 from funn.runtime.linear import DenseProduct
 from funn.runtime.malloc import keep_freed_memory
+from funn.training.checkpoint import Saved
 from funn.training.fit import fit
 from funn.training.stage import Fit
 
@@ -106,27 +107,25 @@ def _features(count: int) -> TensorBatches:
     return TensorBatches(features, labels, _BATCH, 0)
 
 
-def game(phase: PlayerPhase, images: TensorBatches, width: int = 1) -> Fit:
+def game(phase: Phase, images: TensorBatches, width: int = 1) -> Fit:
     """One epoch of one phase of the game, by networks of so many times the paper's channels."""
-    players = Players(
-        *(({}, network) for network in _networks(width)),
+    players = AdversarialGame(
+        *(Saved({}, network) for network in _networks(width)),
         phase=phase,
-        objective=partial(constrained, beta=_GAME["beta"], gamma=_GAME["gamma"]),
+        loss=AttackerLoss(partial(constrained, beta=_GAME["beta"], gamma=_GAME["gamma"])),
         defender_input="clean",
-        attacker_lr=_LR,
-        defender_lr=_LR,
+        learning_rates=(_LR, _LR),
         beta=_GAME["beta"],
         seed=0,
         images=images.inputs,
-        probe=torch.zeros(1, 1, 28, 28),
     )
     return Fit(players, images, 1)
 
 
 def contrast(images: TensorBatches, width: int = 2) -> Fit:
     """One epoch of the second phase of `defense=funn_pgd`."""
-    training = RobustTraining(
-        ({}, _networks(width)[1]),
+    training = EncoderTraining(
+        Saved({}, _networks(width)[1]),
         aim=Contrast(images.inputs, **_CONTRAST),
         balls=[Ball("l2", **_BALL)],
         clean_weight=0.0,
@@ -137,12 +136,12 @@ def contrast(images: TensorBatches, width: int = 2) -> Fit:
     return Fit(training, images, 1)
 
 
-def our_players(phase: PlayerPhase, batches: int = _BATCHES) -> float:
+def our_players(phase: Phase, batches: int = _BATCHES) -> float:
     """Seconds a batch of one phase of the game."""
     return timed(game(phase, _images(batches)))
 
 
-def players_by_hand(phase: PlayerPhase, batches: int = _BATCHES) -> float:
+def players_by_hand(phase: Phase, batches: int = _BATCHES) -> float:
     """Seconds a batch of one phase of the game, as plain code."""
     clock, rates = _Clock(), (_LR, _LR)
     eager_game(
@@ -176,7 +175,7 @@ def contrast_by_hand(batches: int = _BATCHES) -> float:
 def our_head(batches: int = _HEAD_BATCHES) -> float:
     """Seconds a batch of features of the head's training."""
     head = Head(64, 10, [64])
-    training = HeadTraining(head, ({}, head), lr=_LR, margin=0.0)
+    training = HeadTraining(head, Saved({}, head), lr=_LR, margin=0.0)
     return timed(Fit(training, _features(batches), 1))
 
 
@@ -240,7 +239,7 @@ def operations(by_hand: Callable[[int], float]) -> float:
     return float(counter.get_total_flops()) / batches
 
 
-def profile(phase: PlayerPhase) -> list[dict[str, Any]]:
+def profile(phase: Phase) -> list[dict[str, Any]]:
     """The operators that take longest in our training, with milliseconds a batch of their own."""
     parts = game(phase, _images(_BATCHES))
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:

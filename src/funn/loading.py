@@ -115,7 +115,9 @@ def find_run(path: str | Path, stages: tuple[str, ...] = ("classifier",)) -> Run
     )
 
 
-def _networks(path: Path, stages: tuple[str, ...], changed_code: bool) -> dict[str, Saved]:
+def _networks(
+    path: Path, stages: tuple[str, ...], changed_code: bool
+) -> dict[str, Saved[nn.Module]]:
     if not path.is_file():
         path = find_run(path, stages).folder / CHECKPOINT
     return load(path, changed_code)

@@ -10,14 +10,14 @@ from funn.config.schema import TrainerConfig
 from funn.data.batches import TensorBatches
 from funn.data.images import to_unit
 from funn.data.synthetic import SyntheticDigits
-from funn.defenses.adversarial_training import RobustTraining
-from funn.defenses.apegan import APEGAN, Discriminator, RestorerTraining
+from funn.defenses.adversarial_training import PGDTraining
+from funn.defenses.apegan import APEGAN, APEGANTraining, Discriminator
 from funn.defenses.denoising import DenoisingTraining, add_noise, noise_for
-from funn.defenses.magnet.defense import GuardTraining, MagNet
+from funn.defenses.magnet.defense import MagNet, MagNetTraining
 from funn.method.networks import Classifier, DenseAutoEncoder
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator
-from funn.training.checkpoint import load, save
+from funn.training.checkpoint import Saved, load, save
 from funn.training.fit import fit
 from funn.training.stage import Fit
 
@@ -38,7 +38,7 @@ def test_denoising_moves_the_encoder_alone(tmp_path):
     torch.manual_seed(0)
     defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
     before = {name: value.clone() for name, value in defender.state_dict().items()}
-    module = DenoisingTraining(({}, defender), sigma=0.2, lr=1e-2, seed=0)
+    module = DenoisingTraining(Saved({}, defender), sigma=0.2, lr=1e-2, seed=0)
     images = torch.rand(40, 1, 8, 8)
     fit(Fit(module, TensorBatches(images, torch.zeros(40), 10, 0), 2), tmp_path, CPU, [], "test")
     moved = {name for name, value in defender.state_dict().items() if not value.equal(before[name])}
@@ -51,7 +51,7 @@ def test_magnet_rejects_what_its_auto_encoders_cannot_restore(tmp_path):
     magnet = MagNet(head, channels=1, filters=3)
     assert not magnet.rejects(torch.rand(5, 1, 8, 8)).any()  # no threshold is set yet
     images, _ = squares(300)
-    module = GuardTraining(({}, magnet), held_out=images[:100], drop_rate=0.05, lr=1e-2)
+    module = MagNetTraining(Saved({}, magnet), held_out=images[:100], drop_rate=0.05, lr=1e-2)
     pairs = torch.stack((images[100:], images[100:]), dim=1)
     before = magnet.classifier[0].weight.clone()
     fit(Fit(module, TensorBatches(pairs, torch.zeros(200), 20, 0), 3), tmp_path, CPU, [], "test")
@@ -109,7 +109,7 @@ def squares(count, shape=(1, 8, 8)):
 
 # A bare classifier of `squares`, with a dropout that only its eval mode leaves out.
 BARE = {
-    "_target_": "funn.defenses.magnet.classifier.OwnClassifier",
+    "_target_": "funn.defenses.magnet.classifier.CarliniWagnerNet",
     "channels": 1,
     "side": 16,
     "classes": 2,
@@ -125,7 +125,9 @@ def magnet_training():
         "filters": 3,
     }
     images, labels = squares(120, (1, 16, 16))
-    module = GuardTraining((spec, build_module(spec)), held_out=images, drop_rate=0.1, lr=1e-2)
+    module = MagNetTraining(
+        Saved(spec, build_module(spec)), held_out=images, drop_rate=0.1, lr=1e-2
+    )
     return module, TensorBatches(torch.stack((images, images), dim=1), labels, 20, 0)
 
 
@@ -136,9 +138,9 @@ def apegan_training():
         "channels": 1,
         "filters": 4,
     }
-    module = RestorerTraining(
-        (spec, build_module(spec)), Discriminator((1, 16, 16), 4), eps=0.15, weights=(0.7, 0.3),
-        lr=2e-3
+    module = APEGANTraining(
+        Saved(spec, build_module(spec)), Discriminator((1, 16, 16), 4), eps=0.15,
+        weights=(0.7, 0.3), lr=2e-3,
     )  # fmt: skip
     return module, TensorBatches(*squares(120, (1, 16, 16)), 20, 0)
 
@@ -183,8 +185,8 @@ def test_apegan_restores_what_fgsm_did_to_an_image(tmp_path):
     torch.manual_seed(0)
     apegan = APEGAN({"_target_": "torch.nn.Identity"}, channels=1, filters=8)
     apegan.classifier = torch.nn.Sequential(torch.nn.Flatten(), least_squares(images, labels))
-    module = RestorerTraining(
-        ({}, apegan), Discriminator((1, 28, 28), 8), eps=0.1, weights=(0.7, 0.3), lr=2e-3,
+    module = APEGANTraining(
+        Saved({}, apegan), Discriminator((1, 28, 28), 8), eps=0.1, weights=(0.7, 0.3), lr=2e-3,
     )  # fmt: skip
     # The last images are not trained on.
     batches = TensorBatches(images[:800], labels[:800], 40, 0)
@@ -239,8 +241,8 @@ def test_adversarial_training_makes_a_classifier_robust(tmp_path, norm, eps):
         torch.manual_seed(0)
         classifier = build_module(spec)
         assert isinstance(classifier, Classifier)
-        module = RobustTraining(
-            (spec, classifier), norm=norm, eps=radius, steps=5, warm_epochs=2, lr=5e-3, seed=0,
+        module = PGDTraining(
+            Saved(spec, classifier), norm=norm, eps=radius, steps=5, warm_epochs=2, lr=5e-3, seed=0,
         )  # fmt: skip
         batches = TensorBatches(images, labels, 20, 0)
         fit(Fit(module, batches, 6), tmp_path / str(radius), CPU, [], "test")

@@ -18,15 +18,15 @@ from funn.data.synthetic import SyntheticDigits
 from funn.defenses.funn_pgd.attacker import Ball, climb_pixels, read_balls, search
 from funn.defenses.funn_pgd.info_nce import Contrast, Views, most_alike
 from funn.defenses.funn_pgd.objectives import Features, Reconstruction
-from funn.defenses.funn_pgd.training import LearnedAttacker, RobustTraining, one_cycle
+from funn.defenses.funn_pgd.training import EncoderTraining, LearnedAttacker, one_cycle
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers
 from funn.method.classifier import ClassifierStage, HeadTraining
 from funn.method.features import spread
 from funn.method.networks import DenseAutoEncoder, Head
-from funn.method.objectives import DualAscent, constrained
+from funn.method.objectives import AttackerLoss, DualAscent, constrained
 from funn.runtime.seeding import generator
-from funn.training.checkpoint import load, save
+from funn.training.checkpoint import Saved, load, save
 from funn.training.fit import fit
 from funn.training.module import adam
 from funn.training.stage import Fit
@@ -68,9 +68,9 @@ def test_contrast_equals_the_loop_written_by_hand(tmp_path, plain):
         )
 
     ours, batches = start()
-    module = RobustTraining(
-        ({}, ours), aim=Contrast(images, **options), balls=[Ball("l2", 0.5, 3)], clean_weight=0,
-        lr=1e-2, seed=7, probe=torch.zeros(2, 1, 8, 8)
+    module = EncoderTraining(
+        Saved({}, ours), aim=Contrast(images, **options), balls=[Ball("l2", 0.5, 3)],
+        clean_weight=0, lr=1e-2, seed=7, probe=torch.zeros(2, 1, 8, 8),
     )  # fmt: skip
     fit(Fit(module, batches, 1), tmp_path, CPU, [], "test")
     theirs, batches = start()
@@ -125,8 +125,8 @@ def test_the_encoder_learns_to_resist(tmp_path, name):
     }[name]
     kept = copy.deepcopy(aim.state_dict())
     eps, lr, epochs = (0.2, 3e-3, 60) if name == "contrast" else (1.0, 1e-2, 10)
-    module = RobustTraining(
-        ({}, defender), aim=aim, balls=[Ball("l2", eps, 3)], clean_weight=1.0, lr=lr, seed=0,
+    module = EncoderTraining(
+        Saved({}, defender), aim=aim, balls=[Ball("l2", eps, 3)], clean_weight=1.0, lr=lr, seed=0,
         probe=images
     )  # fmt: skip
     first = worst(module, images)
@@ -217,8 +217,8 @@ def test_the_papers_attacker_plays_on_beside_the_searches(tmp_path):
     defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
     a1 = DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=2)
     before = {name: value.clone() for name, value in a1.state_dict().items()}
-    module = RobustTraining(
-        ({}, defender), learned=LearnedAttacker({}, a1, OBJECTIVE, False, 1e-2),
+    module = EncoderTraining(
+        Saved({}, defender), learned=LearnedAttacker(Saved({}, a1), AttackerLoss(OBJECTIVE), 1e-2),
         aim=Features(defender.encoder), balls=[Ball("l2", 1.0, 3)], clean_weight=1.0, lr=1e-2,
         seed=0, probe=IMAGES
     )  # fmt: skip
@@ -252,10 +252,10 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
         defender = DenseAutoEncoder((1, 8, 8), [4, 8], 6)
         a1 = DenseAutoEncoder((1, 8, 8), [4, 8], 6, noise=2)
         dual = DualAscent(beta=0.01, gamma=5.0, rate=10.0)
-        module = RobustTraining(
-            ({}, defender), aim=Contrast(IMAGES, VIEWS, temperature=0.2, neighbours=1),
-            learned=LearnedAttacker({}, a1, dual, False, 1e-2), balls=[Ball("l2", 0.2, 2)],
-            clean_weight=0.0, lr=1e-3, seed=0, probe=IMAGES
+        module = EncoderTraining(
+            Saved({}, defender), aim=Contrast(IMAGES, VIEWS, temperature=0.2, neighbours=1),
+            learned=LearnedAttacker(Saved({}, a1), AttackerLoss(dual), 1e-2),
+            balls=[Ball("l2", 0.2, 2)], clean_weight=0.0, lr=1e-3, seed=0, probe=IMAGES
         )  # fmt: skip
         batches = TensorBatches(IMAGES, PLACES, 10, 0)
         fit(Fit(module, batches, 4, callbacks), folder, CPU, [], "test")
@@ -281,7 +281,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 def test_the_margin_head_learns_from_features_nearer_to_a_mistake():
     torch.manual_seed(0)
     head = Head(6, 3, [8])
-    module = HeadTraining(head, ({}, head), lr=1e-3, margin=0.1)
+    module = HeadTraining(head, Saved({}, head), lr=1e-3, margin=0.1)
     features, labels = torch.randn(20, 6), torch.randint(3, (20,))
     moved = module.moved(features, labels)
     assert torch.allclose((moved - features).norm(dim=1), torch.tensor(0.1), rtol=1e-4)

@@ -10,10 +10,11 @@ from funn.config.schema import TrainerConfig
 from funn.data.batches import TensorBatches
 from funn.errors import UserError
 from funn.fast_layers import use_fast_layers
-from funn.method.game import Players
+from funn.method.game import AdversarialGame
 from funn.method.networks import DenseAutoEncoder
-from funn.method.objectives import constrained
+from funn.method.objectives import AttackerLoss, constrained
 from funn.runtime.seeding import generator
+from funn.training.checkpoint import Saved
 from funn.training.fit import fit
 from funn.training.module import adam
 from funn.training.stage import Fit
@@ -36,18 +37,16 @@ def images():
 
 def train(phase, defender_input="clean", epochs=2, folder=None, objective=constrained):
     attacker, defender = networks()
-    module = Players(
-        ({}, attacker),
-        ({}, defender),
+    module = AdversarialGame(
+        Saved({}, attacker),
+        Saved({}, defender),
         phase=phase,
-        objective=partial(objective, beta=BETA, gamma=GAMMA),
+        loss=AttackerLoss(partial(objective, beta=BETA, gamma=GAMMA)),
         defender_input=defender_input,
-        attacker_lr=1e-2,
-        defender_lr=5e-3,
+        learning_rates=(1e-2, 5e-3),
         beta=BETA,
         seed=SEED,
         images=images(),
-        probe=images()[:4],
     )
     batches = TensorBatches(images(), torch.arange(40), 10, SEED)
     fit(Fit(module, batches, epochs), folder, CPU, [], "test", log_every=1)

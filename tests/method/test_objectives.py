@@ -77,9 +77,8 @@ def test_a_gamma_that_follows_the_constraint():
 @pytest.mark.parametrize("each_image", [False, True])
 def test_one_gamma_for_the_errors_of_single_images_is_refused_before_any_training(each_image):
     dual = {"_target_": "funn.method.objectives.DualAscent", "rate": 1.0}
-    config = SimpleNamespace(
-        beta=0.01, gamma=5.0, objective={"attacker": dual, "each_image": each_image}
-    )
+    objective = {"attacker": dual, "each_image": each_image, "defender_input": "clean"}
+    config = SimpleNamespace(beta=0.01, gamma=5.0, objective=objective)
     refused = pytest.raises(UserError, match="one gamma for all") if each_image else nullcontext()
     with refused:
         Adversarial().check(config)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from funn.attacks.core.ball import projected_gradient_ascent
 from funn.attacks.core.norms import Norm
-from funn.config.build import build_module
 from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
 from funn.errors import require
 from funn.method.classifier import classifier_spec
 from funn.method.networks import Classifier
-from funn.runtime.seeding import generator, seeded
-from funn.training.module import Spec, StageModule, adam
+from funn.runtime.seeding import generator
+from funn.training.checkpoint import Saved
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 
@@ -67,12 +67,9 @@ class AdversarialTraining(Stage):
         del parent, folder
         autoencoder = dict(config.model) | {"image_shape": list(data.image_shape), "noise": 0}
         spec = classifier_spec(autoencoder, config.head, data.classes)
-        with seeded(config.seed, "adversarial_training"):
-            classifier = build_module(spec)
-        assert isinstance(classifier, Classifier)
         settings = config.classifier
-        module = RobustTraining(
-            (spec, classifier),
+        module = PGDTraining(
+            Saved.fresh(spec, config.seed, "adversarial_training").of(Classifier),
             norm=self.norm,
             eps=self.eps,
             steps=self.steps,
@@ -83,11 +80,11 @@ class AdversarialTraining(Stage):
         return Fit.on_images(module, data.train, settings, config.seed)
 
 
-class RobustTraining(StageModule):
+class PGDTraining(StageModule):
     """Train a classifier on the images that PGD makes of each batch.
 
     Args:
-        classifier: with its spec.
+        classifier: fresh.
         norm: of the ball.
         eps: its radius.
         steps: of PGD.
@@ -98,7 +95,7 @@ class RobustTraining(StageModule):
 
     def __init__(
         self,
-        classifier: tuple[Spec, Classifier],
+        classifier: Saved[Classifier],
         *,
         norm: Norm,
         eps: float,
@@ -108,7 +105,7 @@ class RobustTraining(StageModule):
         seed: int,
     ) -> None:
         super().__init__({"classifier": classifier})
-        self.classifier = classifier[1]
+        self.classifier = classifier.module
         self.norm: Norm = norm
         self.eps = eps
         self.steps = steps

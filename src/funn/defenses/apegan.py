@@ -23,8 +23,8 @@ from funn.data.images import ImageShape
 from funn.errors import require
 from funn.method.objectives import mse
 from funn.runtime.seeding import seeded
-from funn.training.checkpoint import load
-from funn.training.module import Spec, StageModule, adam
+from funn.training.checkpoint import Saved, load
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 _SLOPE = 0.2
@@ -86,7 +86,7 @@ def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(_SLOPE)]
 
 
-class Restorer(Stage):
+class APEGANStage(Stage):
     """Trains the generator of an APE-GAN in front of the classifier of the stage before.
 
     Args:
@@ -148,12 +148,12 @@ class Restorer(Stage):
             "filters": self.filters,
         }
         with seeded(config.seed, "apegan"):
-            apegan = build_module(spec)
+            saved = Saved(spec, build_module(spec)).of(APEGAN)
             discriminator = Discriminator(data.image_shape, self.filters)
-        assert isinstance(apegan, APEGAN)
+        apegan = saved.module
         apegan.classifier.load_state_dict(bare.module.state_dict())
-        module = RestorerTraining(
-            (spec, apegan),
+        module = APEGANTraining(
+            saved,
             discriminator,
             eps=self.eps,
             weights=self.weights,
@@ -166,13 +166,13 @@ class Restorer(Stage):
         )
 
 
-class RestorerTraining(StageModule):
+class APEGANTraining(StageModule):
     """Train the generator against a discriminator, with manual optimisation.
 
     Nothing in it is random but the order of the images and the first weights.
 
     Args:
-        apegan: with its spec; its classifier stays as it is, in eval mode.
+        apegan: its classifier stays as it is, in eval mode.
         discriminator: images to logits (N, 1). It is not saved with the stage.
         eps: of FGSM.
         weights: of the squared error and of the discriminator's verdict in the generator's loss.
@@ -181,7 +181,7 @@ class RestorerTraining(StageModule):
 
     def __init__(
         self,
-        apegan: tuple[Spec, APEGAN],
+        apegan: Saved[APEGAN],
         discriminator: nn.Module,
         *,
         eps: float,
@@ -190,7 +190,7 @@ class RestorerTraining(StageModule):
     ) -> None:
         super().__init__({"classifier": apegan})
         self.automatic_optimization = False
-        self.apegan = apegan[1]
+        self.apegan = apegan.module
         self.apegan.classifier.requires_grad_(False).eval()
         self.discriminator = discriminator
         self.eps = eps

@@ -15,8 +15,8 @@ from funn.data.images import add_noise
 from funn.method.networks import AutoEncoder
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator
-from funn.training.checkpoint import load
-from funn.training.module import Spec, StageModule, adam
+from funn.training.checkpoint import Saved, load
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 _PROBE_IMAGES = 1000
@@ -46,11 +46,9 @@ class Denoising(Stage):
         """The defender of the init stage."""
         del folder
         assert parent is not None
-        defender = load(parent)["defender"]
-        assert isinstance(defender.module, AutoEncoder)
         settings = config.adversarial
         module = DenoisingTraining(
-            (defender.spec, defender.module),
+            load(parent)["defender"].of(AutoEncoder),
             sigma=noise_for(self.perturbation, data.train.floats(_PROBE_IMAGES)),
             lr=settings.defender_lr,
             seed=config.seed,
@@ -62,7 +60,7 @@ class DenoisingTraining(StageModule):
     """Train a defender's encoder to restore noisy images; its generator is frozen.
 
     Args:
-        defender: D, with its spec.
+        defender: D.
         sigma: standard deviation of the noise, before clipping to [0, 1].
         lr: Adam's learning rate.
         seed: of the noise, drawn from (seed, epoch, batch).
@@ -70,14 +68,14 @@ class DenoisingTraining(StageModule):
 
     def __init__(
         self,
-        defender: tuple[Spec, AutoEncoder],
+        defender: Saved[AutoEncoder],
         *,
         sigma: float,
         lr: float,
         seed: int,
     ) -> None:
         super().__init__({"defender": defender})
-        self.defender = defender[1]
+        self.defender = defender.module
         self.defender.generator.requires_grad_(False)
         self.sigma = sigma
         self.lr = lr

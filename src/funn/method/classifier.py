@@ -14,9 +14,8 @@ from funn.data.batches import TensorBatches
 from funn.data.dataset import ImageData
 from funn.method.features import encode, spread
 from funn.method.networks import AutoEncoder, Classifier
-from funn.runtime.seeding import seeded
-from funn.training.checkpoint import load
-from funn.training.module import Spec, StageModule, adam
+from funn.training.checkpoint import Saved, load
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 
@@ -25,7 +24,7 @@ class HeadTraining(StageModule):
 
     Args:
         head: (N, F) features to (N, classes) logits.
-        saved: the classifier whose head this is, with its spec.
+        saved: the classifier whose head this is.
         lr: Adam's learning rate.
         margin: how far, as an L2 norm (`classifier.margin` of the configuration times the
             features' `spread`), each feature vector is moved up the gradient of the
@@ -38,7 +37,7 @@ class HeadTraining(StageModule):
     def __init__(
         self,
         head: nn.Module,
-        saved: tuple[Spec, nn.Module],
+        saved: Saved[nn.Module],
         *,
         lr: float,
         margin: float,
@@ -82,19 +81,17 @@ class ClassifierStage(Stage):
         """A fresh head; the encoder's features of the training images, computed once."""
         del folder
         assert parent is not None
-        defender = load(parent)["defender"]
-        assert isinstance(defender.module, AutoEncoder)
+        defender = load(parent)["defender"].of(AutoEncoder)
         spec = classifier_spec(defender.spec, config.head, data.classes)
-        with seeded(config.seed, "head"):
-            classifier = build_module(spec)
-        assert isinstance(classifier, Classifier)
+        saved = Saved.fresh(spec, config.seed, "head").of(Classifier)
+        classifier = saved.module
         classifier.encoder.load_state_dict(defender.module.encoder.state_dict())
         features = encode(classifier.encoder, data.train.images)
         settings = config.classifier
         return Fit(
             module=HeadTraining(
                 classifier.head,
-                (spec, classifier),
+                saved,
                 lr=settings.lr,
                 margin=settings.margin * spread(features),
             ),

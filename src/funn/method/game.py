@@ -1,4 +1,4 @@
-"""The two players: attacker A and defender D, alternating on each batch (paper section 3)."""
+"""The adversarial game: attacker A and defender D, alternating on each batch (paper section 3)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,19 +7,21 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from funn.data.images import to_unit
 from funn.method.features import encode
 from funn.method.networks import AutoEncoder
-from funn.method.objectives import mse, mse_each
+from funn.method.objectives import AttackerLoss, AttackerObjective, mse
 from funn.runtime.distributed import mean_of_all, own_rows, processes
 from funn.runtime.seeding import generator
 from funn.runtime.threads import at_once
-from funn.training.module import Spec, StageModule, adam
+from funn.training.checkpoint import Saved
+from funn.training.module import StageModule, adam
 
-PlayerPhase = Literal["init", "adversarial"]
-AttackerObjective = Callable[[Tensor, Tensor], Tensor]
+Phase = Literal["init", "adversarial"]
+_PROBE_IMAGES = 1000
 
 
-class Players(StageModule):
+class AdversarialGame(StageModule):
     """Both training phases of section 3.2, with manual optimisation.
 
     `init`: each auto-encoder learns to reconstruct, on its own (Eq. 3 and 4, no constraint).
@@ -30,60 +32,53 @@ class Players(StageModule):
     gradient; then defender step. The paper gives no ratio of steps and no order.
 
     Args:
-        attacker: A, with its spec (the plain numbers that rebuild it).
-        defender: D, with its spec.
+        attacker: A.
+        defender: D.
         phase: which of the two phases to train.
-        objective: loss of the attacker from (perturbation, error), both scalar mse, or (N,).
-        each_image: whether `objective` gets the mse of each image, (N,).
+        loss: the attacker's, of the adversarial phase.
         defender_input: what the defender restores in the init phase, "clean" images or
             "attacked" ones (the other reading of the paper's reference to Eq. 3).
-        attacker_lr: Adam's learning rate for A.
-        defender_lr: Adam's learning rate for D.
+        learning_rates: Adam's, for A and for D.
         beta: for the logged slack of the constraint, error - beta.
         seed: of the noise, drawn from (seed, phase, epoch, batch).
         images: all training images (N, C, H, W), uint8 or in [0, 1]. In the adversarial phase the
             attacker's encoder is frozen, so its features of them are computed once; the batches
             then hold, in the place of labels, which of them each image is.
-        probe: a few clean training images (N, C, H, W), measured after each epoch.
     """
 
     shares_batches = True
     objective: AttackerObjective
-    probe: Tensor
+    probe: Tensor  # the first training images (M, C, H, W), measured after each epoch
 
     def __init__(
         self,
-        attacker: tuple[Spec, AutoEncoder],
-        defender: tuple[Spec, AutoEncoder],
+        attacker: Saved[AutoEncoder],
+        defender: Saved[AutoEncoder],
         *,
-        phase: PlayerPhase,
-        objective: AttackerObjective,
-        each_image: bool = False,
+        phase: Phase,
+        loss: AttackerLoss,
         defender_input: Literal["clean", "attacked"],
-        attacker_lr: float,
-        defender_lr: float,
+        learning_rates: tuple[float, float],
         beta: float,
         seed: int,
         images: Tensor,
-        probe: Tensor,
     ) -> None:
         super().__init__({"attacker": attacker, "defender": defender})
         self.automatic_optimization = False
-        self.attacker = attacker[1]
-        self.defender = defender[1]
+        self.attacker = attacker.module
+        self.defender = defender.module
         self.phase = phase
         if phase == "adversarial":  # with what state it keeps, and the init phase has none
-            self.objective = objective
-        self.each_image = each_image
-        self.error = mse_each if each_image else mse
+            self.objective = loss.objective
+        self.loss = loss
         self.restores_attacked = phase == "adversarial" or defender_input == "attacked"
         self.has_halves = not self.restores_attacked  # neither player sees the other
-        self.learning_rates = (attacker_lr, defender_lr)
+        self.learning_rates = learning_rates
         self.beta = beta
         self.seed = seed
         self.images = images
         self.codes: Tensor | None = None
-        self.register_buffer("probe", probe, persistent=False)
+        self.register_buffer("probe", to_unit(images[:_PROBE_IMAGES]), persistent=False)
         if phase == "adversarial":
             self.attacker.encoder.requires_grad_(False)
             self.defender.generator.requires_grad_(False)
@@ -127,9 +122,9 @@ class Players(StageModule):
         """The attacker's loss and, in the adversarial phase, the terms it is made of."""
         if self.phase == "init":
             return {"attacker_loss": mse(attacked, x)}
-        perturbation = self.error(attacked, x)
-        error = self.error(x, self.defender(attacked))
-        if not self.each_image:  # the hinge acts on the mean over the whole batch
+        perturbation = self.loss.error(attacked, x)
+        error = self.loss.error(x, self.defender(attacked))
+        if not self.loss.each_image:  # the hinge acts on the mean over the whole batch
             perturbation, error = mean_of_all(perturbation), mean_of_all(error)
         return {
             "attacker_loss": self.objective(perturbation, error),

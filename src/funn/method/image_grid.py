@@ -9,7 +9,7 @@ from torchvision.utils import make_grid, save_image
 
 from funn.artifacts.files import replace_file
 from funn.artifacts.tracking import IMAGES
-from funn.method.game import Players
+from funn.method.game import AdversarialGame
 from funn.runtime.seeding import generator
 
 _SHOWN = 16
@@ -32,7 +32,7 @@ class ImageGrid(Callback):
         epoch = trainer.current_epoch + 1
         if not trainer.is_global_zero or (epoch % self.every and epoch != trainer.max_epochs):
             return
-        assert isinstance(pl_module, Players)
+        assert isinstance(pl_module, AdversarialGame)
         path = self.folder / f"epoch-{epoch:03d}.png"
         stream = io.BytesIO()
         save_image(game_images(pl_module), stream, format="png")
@@ -44,12 +44,12 @@ class ImageGrid(Callback):
 
 
 @torch.no_grad()
-def game_images(players: Players) -> torch.Tensor:
+def game_images(game: AdversarialGame) -> torch.Tensor:
     """One picture (3, H, W): a row each of x, A(x), D(A(x)) and D(x)."""
-    x = players.probe[:_SHOWN]
+    x = game.probe[:_SHOWN]
     # The same noise in every picture, so that what changes is the attacker.
-    noise = torch.rand(len(x), players.attacker.noise, generator=generator("image grid"))
-    attacked = players.attack(x, noise.to(x.device))
-    rows = [x, attacked, players.defender(attacked), players.defender(x)]
+    noise = torch.rand(len(x), game.attacker.noise, generator=generator("image grid"))
+    attacked = game.attack(x, noise.to(x.device))
+    rows = [x, attacked, game.defender(attacked), game.defender(x)]
     picture: torch.Tensor = make_grid(torch.cat(rows).cpu(), nrow=len(x), pad_value=0.5)
     return picture

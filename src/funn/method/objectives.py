@@ -12,7 +12,7 @@ constraint (`objective=each_image`), and what one image exceeds makes up for no 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from funn.config.build import build, function, locate
 from funn.errors import UserError
+
+AttackerObjective = Callable[[Tensor, Tensor], Tensor]
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -131,11 +133,25 @@ FORMULAS: Mapping[object, str] = {
 }
 
 
-def attacker_objective(
-    spec: Mapping[str, Any], beta: float, gamma: float
-) -> Callable[[Tensor, Tensor], Tensor]:
+class AttackerLoss(NamedTuple):
+    """What the attacker minimises.
+
+    Attributes:
+        objective: loss from (perturbation, error), both scalar mse, or (N,).
+        each_image: whether it gets the mse of each image, (N,).
+    """
+
+    objective: AttackerObjective
+    each_image: bool = False
+
+    def error(self, a: Tensor, b: Tensor) -> Tensor:
+        """The mse that the objective gets, of images (N, C, H, W)."""
+        return mse_each(a, b) if self.each_image else mse(a, b)
+
+
+def attacker_objective(spec: Mapping[str, Any], beta: float, gamma: float) -> AttackerObjective:
     """Return what `objective.attacker` names, as a function of (perturbation, error)."""
     if isinstance(locate(spec), type):
-        made: Callable[[Tensor, Tensor], Tensor] = build(spec, beta=beta, gamma=gamma)
+        made: AttackerObjective = build(spec, beta=beta, gamma=gamma)
         return made
     return partial(function(spec), beta=beta, gamma=gamma)

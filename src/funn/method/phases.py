@@ -1,21 +1,18 @@
 """The two stages of the game, as `defense=` files name them."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from funn.config.build import build_module
+from torch import nn
+
 from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
 from funn.errors import require
-from funn.method.game import PlayerPhase, Players
+from funn.method.game import AdversarialGame, Phase
 from funn.method.image_grid import ImageGrid
 from funn.method.networks import AutoEncoder
-from funn.method.objectives import ONE_GAMMA, DualAscent, attacker_objective
-from funn.runtime.seeding import seeded
-from funn.training.checkpoint import Saved, load
+from funn.method.objectives import ONE_GAMMA, AttackerLoss, DualAscent, attacker_objective
+from funn.training.checkpoint import Networks, Saved, load
 from funn.training.stage import Fit, Stage
-
-_PROBE_IMAGES = 1000
 
 
 class Init(Stage):
@@ -25,16 +22,24 @@ class Init(Stage):
     # attacker's objective shares one init stage.
     keys = ("init", "model", "attacker.noise", "objective.defender_input")
 
+    def check(self, config: TrainConfig) -> None:
+        """Require a known input of the defender.
+
+        Raises:
+            UserError: for another.
+        """
+        _check_defender_input(config)
+
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
     ) -> Fit:
         """Two fresh networks."""
         del parent
-        players = {
+        networks = {
             "attacker": _fresh(config, data, "attacker", int(config.attacker["noise"])),
             "defender": _fresh(config, data, "defender", 0),
         }
-        return _players_fit(config, data, players, "init", folder)
+        return _game_fit(config, data, networks, "init", folder)
 
 
 class Adversarial(Stage):
@@ -43,59 +48,55 @@ class Adversarial(Stage):
     keys = ("adversarial", "beta", "gamma", "objective")
 
     def check(self, config: TrainConfig) -> None:
-        """Require an objective that goes with its errors.
+        """Require an objective that goes with its errors, and a known input of the defender.
 
         Raises:
             UserError: for the errors of single images, and one multiplier for all.
         """
-        objective = attacker_objective(config.objective["attacker"], config.beta, config.gamma)
-        dual = isinstance(objective, DualAscent)
-        require(not (dual and config.objective["each_image"]), ONE_GAMMA)
+        loss = attacker_loss(config)
+        require(not (isinstance(loss.objective, DualAscent) and loss.each_image), ONE_GAMMA)
+        _check_defender_input(config)
 
     def prepare(
         self, config: TrainConfig, data: ImageData, parent: Path | None, folder: Path
     ) -> Fit:
         """The two networks of the init stage."""
         assert parent is not None
-        return _players_fit(config, data, load(parent), "adversarial", folder)
+        return _game_fit(config, data, load(parent), "adversarial", folder)
 
 
-def _fresh(config: TrainConfig, data: ImageData, player: str, noise: int) -> Saved:
-    """An untrained player, its weights drawn from (seed, player)."""
+def attacker_loss(config: TrainConfig) -> AttackerLoss:
+    """What the configuration has the attacker minimise."""
+    objective = attacker_objective(config.objective["attacker"], config.beta, config.gamma)
+    return AttackerLoss(objective, config.objective["each_image"])
+
+
+def _check_defender_input(config: TrainConfig) -> None:
+    given = config.objective["defender_input"]
+    known = given in ("clean", "attacked")
+    require(known, f"objective.defender_input={given} must be clean or attacked")
+
+
+def _fresh(config: TrainConfig, data: ImageData, player: str, noise: int) -> Saved[nn.Module]:
+    """An untrained network, its weights drawn from (seed, player)."""
     spec = dict(config.model) | {"image_shape": list(data.image_shape), "noise": noise}
-    with seeded(config.seed, player):
-        return Saved(spec, build_module(spec))
+    return Saved.fresh(spec, config.seed, player)
 
 
-def _players_fit(
-    config: TrainConfig,
-    data: ImageData,
-    players: Mapping[str, Saved],
-    phase: PlayerPhase,
-    folder: Path,
+def _game_fit(
+    config: TrainConfig, data: ImageData, networks: Networks, phase: Phase, folder: Path
 ) -> Fit:
     settings = config.init if phase == "init" else config.adversarial
-    attacker, defender = players["attacker"], players["defender"]
-    defender_input = config.objective["defender_input"]
-    require(
-        defender_input in ("clean", "attacked"),
-        f"objective.defender_input={defender_input} must be clean or attacked",
-    )
-    assert isinstance(attacker.module, AutoEncoder)
-    assert isinstance(defender.module, AutoEncoder)
-    module = Players(
-        (attacker.spec, attacker.module),
-        (defender.spec, defender.module),
+    game = AdversarialGame(
+        networks["attacker"].of(AutoEncoder),
+        networks["defender"].of(AutoEncoder),
         phase=phase,
-        objective=attacker_objective(config.objective["attacker"], config.beta, config.gamma),
-        each_image=config.objective["each_image"],
-        defender_input=defender_input,
-        attacker_lr=settings.attacker_lr,
-        defender_lr=settings.defender_lr,
+        loss=attacker_loss(config),
+        defender_input=config.objective["defender_input"],
+        learning_rates=(settings.attacker_lr, settings.defender_lr),
         beta=config.beta,
         seed=config.seed,
         images=data.train.images,
-        probe=data.train.floats(_PROBE_IMAGES),
     )
     pictures = ImageGrid(folder / "images", config.image_every)
-    return Fit.on_images(module, data.train.unlabelled(), settings, config.seed, [pictures])
+    return Fit.on_images(game, data.train.unlabelled(), settings, config.seed, [pictures])

@@ -7,7 +7,7 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -15,16 +15,18 @@ from torch import nn
 from funn.artifacts.files import replace_file
 from funn.config.build import build_module
 from funn.errors import UserError
+from funn.runtime.seeding import seeded
 from funn.training.code_behind import Code, code_behind, placeless, targets
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
-Networks = Mapping[str, tuple[Mapping[str, Any], nn.Module]]
+Network = TypeVar("Network", bound=nn.Module, covariant=True)
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
-class Saved(NamedTuple):
-    """A network in a checkpoint.
+class Saved(NamedTuple, Generic[Network]):
+    """A network that a checkpoint holds or is to hold.
 
     Attributes:
         spec: the plain numbers (with a `_target_`) that rebuild it.
@@ -32,7 +34,29 @@ class Saved(NamedTuple):
     """
 
     spec: Mapping[str, Any]
-    module: nn.Module
+    module: Network
+
+    @classmethod
+    def fresh(cls, spec: Mapping[str, Any], *seed: object) -> "Saved[nn.Module]":
+        """Build an untrained network, its weights drawn from `seed`."""
+        with seeded(*seed):
+            return Saved(spec, build_module(spec))
+
+    def of(self, kind: type[Kind]) -> "Saved[Kind]":
+        """The same, known to be a network of some kind.
+
+        Raises:
+            UserError: if it is of another.
+        """
+        if not isinstance(self.module, kind):
+            raise UserError(
+                f"{self.spec.get('_target_')} is no {kind.__name__}: what is trained here needs a "
+                f"subclass of {kind.__module__}.{kind.__name__}"
+            )
+        return Saved(self.spec, self.module)
+
+
+Networks = Mapping[str, Saved[nn.Module]]
 
 
 def save(path: Path, modules: Networks) -> None:
@@ -59,7 +83,7 @@ def digest(modules: Networks) -> str:
     Unlike the file's bytes it does not say where the code lies.
     """
     found = hashlib.sha256()
-    for name, (spec, module) in sorted(modules.items()):
+    for name, (spec, module) in sorted(modules.items(), key=lambda item: item[0]):
         found.update(json.dumps([name, placeless(spec)], sort_keys=True).encode())
         found.update(weights_digest(module).encode())
     found.update(json.dumps(_code(modules).facts()["code"]).encode())
@@ -79,7 +103,7 @@ def weights_digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def load(path: Path, changed_code: bool = False) -> dict[str, Saved]:
+def load(path: Path, changed_code: bool = False) -> dict[str, Saved[nn.Module]]:
     """Rebuild the networks of a checkpoint, in eval mode, on the CPU.
 
     Nothing is unpickled but tensors and plain values (`weights_only`), and only classes of

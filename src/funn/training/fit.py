@@ -73,8 +73,8 @@ def fit(
     Raises:
         UserError: if the resume file is damaged, or a metric is no longer finite.
     """
-    for _, network in parts.module.saved.values():
-        use_fast_layers(network)
+    for saved in parts.module.saved.values():
+        use_fast_layers(saved.module)
     resume = folder / RESUME
     epochs_done = read(resume)["epoch"] + 1 if resume.exists() else 0
     count = _processes(parts, settings, label)

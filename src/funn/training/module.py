@@ -1,16 +1,14 @@
 """What every trained stage shares: logging by batch and epoch, and the modules it leaves behind."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from funn.errors import UserError
 from funn.runtime.distributed import means_of_all
-
-Spec = Mapping[str, Any]
+from funn.training.checkpoint import Networks
 
 
 def adam(
@@ -24,8 +22,7 @@ class StageModule(LightningModule):
     """A LightningModule that is trained as one stage and saved as plain networks.
 
     Args:
-        saved: the networks that the stage's checkpoint holds, by name, each with the plain
-            numbers that rebuild it.
+        saved: the networks that the stage's checkpoint holds, by name.
 
     Attributes:
         shares_batches: whether processes that each train on a share of every batch end where one
@@ -36,7 +33,7 @@ class StageModule(LightningModule):
     shares_batches = False
     has_halves = False
 
-    def __init__(self, saved: Mapping[str, tuple[Spec, nn.Module]]) -> None:
+    def __init__(self, saved: Networks) -> None:
         super().__init__()
         self.saved = saved
         self.epoch_metrics: dict[str, float] = {}

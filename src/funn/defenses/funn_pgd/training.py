@@ -19,12 +19,12 @@ from funn.defenses.funn_pgd.attacker import Ball, read_balls, search
 from funn.defenses.funn_pgd.info_nce import Contrast, read_contrast
 from funn.defenses.funn_pgd.objectives import Aim, Contest, Features, Reconstruction, squared
 from funn.errors import at_least, require
-from funn.method.game import AttackerObjective
 from funn.method.networks import AutoEncoder
-from funn.method.objectives import attacker_objective, mse, mse_each
+from funn.method.objectives import AttackerLoss
+from funn.method.phases import attacker_loss
 from funn.runtime.seeding import generator
-from funn.training.checkpoint import load
-from funn.training.module import Spec, StageModule, adam
+from funn.training.checkpoint import Saved, load
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 _PROBE_IMAGES = 1000
@@ -68,19 +68,16 @@ class RobustFeatures(Stage):
         """The defender of the init stage, its encoder once more as the frozen target, and A1."""
         del folder
         assert parent is not None
-        players = load(parent)
-        attacker, defender = players["attacker"], players["defender"]
-        assert isinstance(attacker.module, AutoEncoder)
-        assert isinstance(defender.module, AutoEncoder)
+        networks = load(parent)
+        attacker = networks["attacker"].of(AutoEncoder)
+        defender = networks["defender"].of(AutoEncoder)
         held_out = data.val if data.val_size else data.train
-        module = RobustTraining(
-            (defender.spec, defender.module),
+        module = EncoderTraining(
+            defender,
             aim=self.aim(config, defender.module, data),
             learned=LearnedAttacker(
-                attacker.spec,
-                attacker.module,
-                attacker_objective(config.objective["attacker"], config.beta, config.gamma),
-                config.objective["each_image"],
+                attacker,
+                attacker_loss(config),
                 config.adversarial.attacker_lr,
             )
             if config.attacker["network"]
@@ -107,18 +104,19 @@ class LearnedAttacker:
     """A1, the paper's attacker network, as one attacker of several.
 
     Attributes:
-        spec: the plain numbers that rebuild it.
-        network: A1; its encoder is frozen, its generator learns (Eq. 8).
-        objective: see `funn.method.game.Players`.
-        each_image: see `funn.method.game.Players`.
+        saved: A1; its encoder is frozen, its generator learns (Eq. 8).
+        criterion: what it minimises.
         lr: Adam's learning rate.
     """
 
-    spec: Spec
-    network: AutoEncoder
-    objective: AttackerObjective
-    each_image: bool
+    saved: Saved[AutoEncoder]
+    criterion: AttackerLoss
     lr: float
+
+    @property
+    def network(self) -> AutoEncoder:
+        """A1."""
+        return self.saved.module
 
     def attack(self, x: Tensor, draw: torch.Generator) -> Tensor:
         """A1(x) of images (N, C, H, W), with a fresh uniform vector for each."""
@@ -129,15 +127,15 @@ class LearnedAttacker:
     def loss(self, x: Tensor, defender: nn.Module, draw: torch.Generator) -> Tensor:
         """Eq. 8 on images (N, C, H, W), for a defender that stays as it is."""
         attacked = self.attack(x, draw)
-        error = mse_each if self.each_image else mse
-        return self.objective(error(attacked, x), error(x, defender(attacked)))
+        error = self.criterion.error
+        return self.criterion.objective(error(attacked, x), error(x, defender(attacked)))
 
 
-class RobustTraining(StageModule):
+class EncoderTraining(StageModule):
     """Train a defender's encoder on the images that an attacker finds; its generator is frozen.
 
     Args:
-        defender: D, with its spec.
+        defender: D.
         aim: what they contend over.
         learned: A1, if it takes a share of each batch too.
         balls: where the attacker searches.
@@ -151,7 +149,7 @@ class RobustTraining(StageModule):
 
     def __init__(
         self,
-        defender: tuple[Spec, AutoEncoder],
+        defender: Saved[AutoEncoder],
         *,
         aim: Aim,
         learned: LearnedAttacker | None = None,
@@ -161,17 +159,17 @@ class RobustTraining(StageModule):
         seed: int,
         probe: Tensor,
     ) -> None:
-        saved: dict[str, tuple[Spec, nn.Module]] = {"defender": defender}
+        saved = {"defender": defender}
         if learned is not None:
-            saved["attacker"] = (learned.spec, learned.network)
+            saved["attacker"] = learned.saved
             learned.network.encoder.requires_grad_(False)
         super().__init__(saved)
         self.learned = learned
         # Lightning trains, moves and saves what is an attribute.
         self.attacker = None if learned is None else learned.network
-        self.objective = None if learned is None else learned.objective
+        self.objective = None if learned is None else learned.criterion.objective
         self.automatic_optimization = False
-        self.defender = defender[1]
+        self.defender = defender.module
         self.aim = aim
         self.defender.generator.requires_grad_(False)
         self.balls = balls

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from funn.config.build import build_module
 from funn.config.schema import TrainConfig
 from funn.data.batches import TensorBatches
 from funn.data.dataset import ImageData
 from funn.data.images import split
 from funn.runtime.seeding import seeded
-from funn.training.module import Spec, StageModule
+from funn.training.checkpoint import Saved
+from funn.training.module import StageModule
 from funn.training.stage import Fit, Stage
 
 
-class OwnClassifier(nn.Sequential):
+class CarliniWagnerNet(nn.Sequential):
     """The classifier of MagNet's paper, which is that of Carlini and Wagner (2017).
 
     Args:
@@ -36,7 +36,7 @@ class OwnClassifier(nn.Sequential):
         super().__init__(*layers)
 
 
-class OwnClassifierStage(Stage):
+class CarliniWagnerStage(Stage):
     """Trains the classifier of MagNet's paper.
 
     Args:
@@ -65,15 +65,14 @@ class OwnClassifierStage(Stage):
         """A fresh classifier."""
         del parent, folder
         spec = {
-            "_target_": "funn.defenses.magnet.classifier.OwnClassifier",
+            "_target_": "funn.defenses.magnet.classifier.CarliniWagnerNet",
             "channels": data.image_shape[0],
             "side": data.image_shape[1],
             "classes": data.classes,
         }
-        with seeded(config.seed, "magnet_classifier"):
-            classifier = build_module(spec)
+        classifier = Saved.fresh(spec, config.seed, "magnet_classifier")
         train, _ = split(data.train, self.held_out)
-        module = ClassifierTraining((spec, classifier), self.lr, config.seed)
+        module = ClassifierTraining(classifier, self.lr, config.seed)
         return Fit(
             module=module.train(),
             batches=TensorBatches(*train, self.batch_size, config.seed),
@@ -85,14 +84,14 @@ class ClassifierTraining(StageModule):
     """Train a classifier by cross-entropy on clean images, by SGD with Nesterov's momentum.
 
     Args:
-        classifier: with its spec.
+        classifier: fresh.
         lr: learning rate.
         seed: of the dropout, drawn from (seed, epoch, batch).
     """
 
-    def __init__(self, classifier: tuple[Spec, nn.Module], lr: float, seed: int) -> None:
+    def __init__(self, classifier: Saved[nn.Module], lr: float, seed: int) -> None:
         super().__init__({"classifier": classifier})
-        self.classifier = classifier[1]
+        self.classifier = classifier.module
         self.lr = lr
         self.seed = seed
 

@@ -17,9 +17,9 @@ from funn.data.batches import TensorBatches
 from funn.data.dataset import ImageData
 from funn.data.images import add_noise, split, to_unit
 from funn.method.objectives import mse
-from funn.runtime.seeding import generator, seeded
-from funn.training.checkpoint import load
-from funn.training.module import Spec, StageModule, adam
+from funn.runtime.seeding import generator
+from funn.training.checkpoint import Saved, load
+from funn.training.module import StageModule, adam
 from funn.training.stage import Fit, Stage
 
 _BATCH = 1000
@@ -82,7 +82,7 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Sigmoid()]
 
 
-class Guard(Stage):
+class MagNetStage(Stage):
     """Trains the auto-encoders of a MagNet around the classifier of the stage before.
 
     Args:
@@ -135,14 +135,12 @@ class Guard(Stage):
             "channels": data.image_shape[0],
             "filters": self.filters,
         }
-        with seeded(config.seed, "magnet"):
-            magnet = build_module(spec)
-        assert isinstance(magnet, MagNet)
-        magnet.classifier.load_state_dict(bare.module.state_dict())
+        magnet = Saved.fresh(spec, config.seed, "magnet").of(MagNet)
+        magnet.module.classifier.load_state_dict(bare.module.state_dict())
         train, held_out = split(data.train, self.held_out)
         noisy = add_noise(to_unit(train.images), self.noise, generator(config.seed, "magnet"))
-        module = GuardTraining(
-            (spec, magnet),
+        module = MagNetTraining(
+            magnet,
             held_out=held_out.floats(),
             drop_rate=self.drop_rate,
             lr=self.lr,
@@ -155,11 +153,11 @@ class Guard(Stage):
         )
 
 
-class GuardTraining(StageModule):
+class MagNetTraining(StageModule):
     """Train both auto-encoders to restore; then set the thresholds.
 
     Args:
-        magnet: with its spec; its classifier stays as it is.
+        magnet: its classifier stays as it is.
         held_out: images (M, C, H, W) in [0, 1] that set the thresholds.
         drop_rate: share of them that each detector may reject.
         lr: Adam's learning rate.
@@ -167,17 +165,18 @@ class GuardTraining(StageModule):
 
     def __init__(
         self,
-        magnet: tuple[Spec, MagNet],
+        magnet: Saved[MagNet],
         *,
         held_out: Tensor,
         drop_rate: float,
         lr: float,
     ) -> None:
         super().__init__({"classifier": magnet})
-        self.magnet = magnet[1]
+        self.magnet = magnet.module
         self.magnet.classifier.requires_grad_(False)
         self.held_out = held_out
         self.drop_rate = drop_rate
+        self.held_out_rejected = 0.0
         self.lr = lr
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -196,12 +195,21 @@ class GuardTraining(StageModule):
         self.record(terms, batch_idx)
         return sum(terms.values(), torch.zeros(()))
 
-    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Set the thresholds, of which the last epoch's stay; then log the epoch."""
+        self.held_out_rejected = self.set_thresholds()
+        super().on_train_epoch_end()
+
     def epoch_extras(self) -> dict[str, float]:
-        """Set the thresholds, of which the last epoch's stay; the share that both reject."""
+        """The share of the held-out images that the detectors together reject."""
+        return {"held_out_rejected": self.held_out_rejected}
+
+    @torch.no_grad()
+    def set_thresholds(self) -> float:
+        """Set the detectors' thresholds by the held-out images, and return the share rejected."""
         scores = torch.cat([self.magnet.scores(part) for part in self.held_out.split(_BATCH)])
         # The authors' rule: with n = rate * M the n-th largest score, and what reaches it is out.
         rank = max(int(len(scores) * self.drop_rate), 1)
         self.magnet.thresholds.copy_(scores.topk(rank, dim=0).values[-1])
         rejected = (scores >= self.magnet.thresholds).any(1).float().mean()
-        return {"held_out_rejected": float(rejected)}
+        return float(rejected)
