@@ -41,6 +41,18 @@ SUITES = (
 )  # fmt: skip
 
 
+OTHERS = (
+    ("defense=funn_pgd", "model=paper", "adversarial.epochs=1"),
+    ("defense=denoising",),
+    ("defense=adversarial_training", "defense.stages.classifier.steps=1", "classifier.epochs=1"),
+    ("defense=apegan", "defense.stages.classifier.epochs=1"),
+    (
+        "defense=magnet_classic", "defense.stages.classifier.epochs=1",
+        "defense.stages.classifier.held_out=100",
+    ),
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A trained funn, and what four suites find of it, all logged offline."""
@@ -56,6 +68,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(folder):
+    return [read_run(path) for path in folder.glob("wandb/offline-run-*/*.wandb")]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A training of every other kind of defence."""
+    folder = tmp_path_factory.mktemp("others")
+    for defense in OTHERS:
+        done = run_command("train.py", *WITH_WANDB, *defense, f"output_dir={folder}")
+        assert done.returncode == 0, done.stderr
     return [read_run(path) for path in folder.glob("wandb/offline-run-*/*.wandb")]
 
 
@@ -84,9 +106,18 @@ def logged(runs, panel):
             return any(run.summary.get(kind) == "table-file" for run in runs)
 
 
-def test_every_panel_shows_what_some_run_logs(runs):
-    assert [panel for panel in PANELS if not logged(runs, panel)] == []
+def test_every_panel_shows_what_some_run_logs(runs, others):
+    assert [panel for panel in PANELS if not logged([*runs, *others], panel)] == []
     assert not logged(runs, {"type": "LinePlot", "x": "epoch", "y": ["epoch/never"]})
+
+
+def test_every_metric_of_a_training_has_a_panel(runs, others):
+    shown = {name for panel in PANELS if panel["type"] == "LinePlot" for name in panel["y"]}
+    trained = [run for run in [*runs, *others] if run.kind != "evaluation"]
+    names = {name for run in trained for row in run.rows for name in row}
+    assert {name for name in names if name.startswith(("epoch/", "batch/"))} == {
+        name for name in shown if name.startswith(("epoch/", "batch/"))
+    }
 
 
 def test_the_dashboard_shows_every_attack_of_table_1(runs):
@@ -113,7 +144,7 @@ def test_the_curve_is_that_of_the_result_up_to_all_iterations(folder, runs):
     assert points[-1] == (50, curve["verified"][-1])
 
 
-def test_a_run_is_named_as_its_folder_and_grouped_by_its_command(folder, runs):
+def test_a_run_is_named_as_its_folder_and_grouped_with_its_training(folder, runs):
     (trained,) = folder.glob("train/funn-*/classifier")
     stages = {run.kind: run for run in runs if run.kind != "evaluation"}
     table1 = evaluation(runs, "table1")
@@ -125,7 +156,7 @@ def test_a_run_is_named_as_its_folder_and_grouped_by_its_command(folder, runs):
     assert table1.name == f"{attacked.name}-table1"
     (training,) = {run.group for run in stages.values()}
     assert training.startswith("train-")
-    assert table1.group.startswith("evaluate-")
+    assert {run.group for run in runs} == {training}
     # What it was trained with: success is plotted against beta, data is what it was attacked on.
     for key in ("beta", "seed", "defense", "data"):
         assert table1.config[key] == stages["classifier"].config[key]

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from funn.artifacts.tracked_evaluation import ATTACKS as EVALUATED
+from funn.artifacts.tracked_evaluation import CASCADE, CHECKS, ROBUST_ACCURACY, USES, VERDICTS
 from funn.artifacts.tracking import AXES, IMAGES, save_workspace
 from funn.config.cli import run
 from funn.config.schema import LoggerConfig
@@ -20,7 +21,43 @@ ATTACKS = {
     "foolbox1": ("deepfool_l2", "deepfool_linf", "fgsm", "bim", "local_search"),
     "both": ("single_pixel",),
 }
+# What the stages of each defence log by batch and by epoch: what each `record`s.
+LOSSES = {
+    "Adversarial game": {
+        "attacker_loss": "Attacker's loss",
+        "defender_loss": "Defender's loss, on what it is given",
+        "perturbation": "Perturbation, mse(A(x), x)",
+        "error": "Error, mse(x, D(A(x)))",
+        "slack": "Slack of the constraint (negative: broken)",
+    },
+    "Robust features (funn_pgd)": {
+        "attacked_distance": "Distance of the attacked features",
+        "clean_distance": "Distance of the clean features",
+    },
+    "Classifier and adversarial training": {
+        "loss": "Cross-entropy",
+        "accuracy": "Training accuracy",
+        "robust_accuracy": "Training accuracy under PGD (adversarial_training)",
+    },
+    "MagNet": {
+        "reformer_loss": "Reformer's mse",
+        "shallow_loss": "Shallow auto-encoder's mse",
+    },
+    "APE-GAN": {
+        "generator_loss": "Generator's loss",
+        "discriminator_loss": "Discriminator's loss",
+        "restoration_error": "Restoration, mse(x, G(A(x)))",
+    },
+}
+# What is measured at the end of an epoch alone.
+EXTRAS = {
+    "Adversarial game": {"defender_clean": "Defender's mse on clean images"},
+    "Robust features (funn_pgd)": {"worst_distance": "How far an attack moves the features"},
+    "MagNet": {"held_out_rejected": "Share of held-out images that are rejected"},
+}
 _CURVES = ("deepfool_l2", "deepfool_linf")
+_NORMS = ("l2", "linf")
+_USES = ("neighbours", "retrieval", "probe")
 _TRIALS = [f"{attack}/{protocol}" for protocol, attacks in ATTACKS.items() for attack in attacks]
 
 
@@ -31,11 +68,13 @@ def specification() -> dict[str, Any]:
     arguments, in which {"config": KEY} stands for a key of the configuration.
     """
     sections = {
-        "Training losses": _losses(),
-        "Constraint": _constraint(),
+        **{name: _losses(name) for name in LOSSES},
         "Images": [_media("Clean, attacked, restored, clean restored", [IMAGES])],
         "Robustness": _robustness(),
         "Success against iterations": _curves(),
+        "Robust accuracy": _robust_accuracy(),
+        "Gradient masking": _masking(),
+        "Uses of the features": _features(),
         "Attacked images": [_media("Clean and attacked", _TRIALS)],
     }
     return {
@@ -44,28 +83,22 @@ def specification() -> dict[str, Any]:
     }
 
 
-def _losses() -> list[Panel]:
-    return [
-        _line("Attacker's loss", "epoch/attacker_loss"),
-        _line("Defender's loss, on what it is given", "epoch/defender_loss"),
-        _line("Defender's mse on clean images", "epoch/defender_clean"),
-        _line("Classifier's cross-entropy", "epoch/loss"),
-        _line("Classifier's training accuracy", "epoch/accuracy"),
-        _line("Both players, batch by batch", "batch/attacker_loss", "batch/defender_loss"),
+def _losses(section: str) -> list[Panel]:
+    """A panel for each metric by epoch, then by batch."""
+    losses = LOSSES[section]
+    panels = [
+        *(_line(title, f"epoch/{name}") for name, title in losses.items()),
+        *(_line(title, f"epoch/{name}") for name, title in EXTRAS.get(section, {}).items()),
+        *(_line(f"{title}, batch by batch", f"batch/{name}") for name, title in losses.items()),
     ]
-
-
-def _constraint() -> list[Panel]:
-    path = {"x": "epoch/perturbation", "title_x": "mse(A(x), x)", "title_y": "mse(x, D(A(x)))"}
-    return [
-        _line("Slack of the constraint (negative: broken)", "epoch/slack"),
-        _line("Slack, batch by batch", "batch/slack"),
-        _line("Path of the game (Figure 2)", "epoch/error") | path,
-    ]
+    if section == "Adversarial game":
+        path = {"x": "epoch/perturbation", "title_x": "mse(A(x), x)", "title_y": "mse(x, D(A(x)))"}
+        panels.append(_line("Path of the game (Figure 2)", "epoch/error") | path)
+    return panels
 
 
 def _robustness() -> list[Panel]:
-    panels: list[Panel] = [{"type": "WeavePanelSummaryTable", "table_name": EVALUATED}]
+    panels: list[Panel] = [_table(EVALUATED)]
     for figure, title in (
         ("success_rate_verified", "Success rate, verified"),
         ("noise_level", "Noise level (L2)"),
@@ -101,6 +134,40 @@ def _curves() -> list[Panel]:
         for attack in _CURVES
         for protocol in ("strict", "foolbox1")
     ]
+
+
+def _robust_accuracy() -> list[Panel]:
+    curves = [_line(f"Robust accuracy against eps, {norm}", f"robust/{norm}") for norm in _NORMS]
+    curves = [curve | {"range_y": [0, 1]} for curve in curves]
+    return [*curves, _table(ROBUST_ACCURACY), _table(CASCADE)]
+
+
+def _masking() -> list[Panel]:
+    flagged = [f"masking/{name}/flagged" for name in ("classifier", "saturated", "quantised")]
+    title = "Checks that flag it (the controls are meant to be flagged)"
+    return [
+        _table(VERDICTS),
+        {"type": "BarPlot", "title": title, "metrics": flagged},
+        _table(CHECKS),
+    ]
+
+
+def _features() -> list[Panel]:
+    return [
+        _table(USES),
+        *(
+            {
+                "type": "BarPlot",
+                "title": f"Uses of the features, {images} images",
+                "metrics": [f"features/{use}/{images}" for use in _USES],
+            }
+            for images in ("clean", "attacked")
+        ),
+    ]
+
+
+def _table(key: str) -> Panel:
+    return {"type": "WeavePanelSummaryTable", "table_name": key}
 
 
 def _line(title: str, *metrics: str) -> Panel:

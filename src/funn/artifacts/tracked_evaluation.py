@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from funn.artifacts.files import read_json
 from funn.artifacts.layout import EXAMPLES, FEATURES, MASKING, RESULT, ROBUST, in_cascade
 from funn.artifacts.tracking import AXES, Table, log_media, wandb_run
-from funn.config.schema import LoggerConfig
+from funn.config.schema import Launch, LoggerConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -44,6 +44,16 @@ def tracked_evaluation(
         settings, name=name, group=group, job_type="evaluation", config=config, folder=folder
     ) as run:
         yield _nothing if run is None else _EvaluationLog(run)
+
+
+def group_of(trained: Result | None, launch: Launch) -> str:
+    """The group of an evaluation's run: that of the training that it attacks.
+
+    Args:
+        trained: the result of that training; None for a classifier that was trained elsewhere.
+        launch: how the evaluation was started: it is on its own where no training is known.
+    """
+    return str((trained or {}).get("group", launch.group))
 
 
 def _nothing(folder: Path) -> None:

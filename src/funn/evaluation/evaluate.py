@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from funn.artifacts.layout import victim_folder
-from funn.artifacts.tracked_evaluation import tracked_evaluation
+from funn.artifacts.tracked_evaluation import group_of, tracked_evaluation
 from funn.config.build import build
 from funn.config.schema import EvaluateConfig, Launch, Trial
 from funn.data.dataset import ImageData
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         config.logger,
         name=f"{victim.name}-{launch.choice('suite') or launch.choice('attack')}"
         f"{'' if victim.source is None else '-oblivious'}",
-        group=launch.group,
+        group=group_of(victim.run and victim.run.result, launch),
         config=described(config, victim),
         folder=Path(config.output_dir),
     ) as track:

@@ -150,6 +150,7 @@ def run_stage(
                     "parents": [_parent(folder, parent) for parent in parents],
                     "wall_seconds": round(time.perf_counter() - start, 2),
                     "settings": settings,
+                    "group": launch.group,
                     "config": config.resolved(),
                     **provenance(),
                 },
