@@ -20,6 +20,7 @@ from torch import nn
 
 from funn.attacks import BIM, FGSM, DeepFool, LocalSearch, SinglePixel
 from funn.config.schema import Trial
+from funn.config.suite import MaskingConfig, Suite
 from funn.data.dataset import ImageData
 from funn.data.images import Images
 from funn.data.synthetic import SyntheticDigits
@@ -464,9 +465,9 @@ def test_attacks_of_one_suite_may_take_different_numbers_of_images(victim_module
 def test_a_suite_that_examines_a_classifier_has_no_other_source():
     bare = victims.Victim("a", nn.Identity(), "", None, {}, torch.zeros(1, 1, 2, 2))
     victim = replace(bare, source=bare)
-    assert transferred_from(SimpleNamespace(suite={"attacks": {}}), victim, Noise()) is None
+    assert transferred_from(SimpleNamespace(suite=Suite()), victim, Noise()) is None
     with pytest.raises(UserError, match="leave out source="):
-        transferred_from(SimpleNamespace(suite={"attacks": {}, "masking": {}}), victim, Noise())
+        transferred_from(SimpleNamespace(suite=Suite(masking=MaskingConfig(True))), victim, Noise())
 
 
 def test_logits_that_are_not_finite_are_a_wrong_answer():

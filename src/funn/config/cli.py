@@ -51,11 +51,20 @@ def run(main: Callable[[], object]) -> None:
 def mistake(error: Exception) -> str | None:
     """What to tell a user who typed something wrong, on one line; None if the error is ours."""
     if isinstance(error, _MISTAKES):
-        return one_line(error)
+        return _put_into_nothing(sys.argv[1:]) or one_line(error)
     # Hydra and OmegaConf have errors of many types for what they cannot put together.
     where = traceback.extract_tb(error.__traceback__)[-1].filename
     if {"hydra", "omegaconf"} & set(Path(where).parts):
         return _too_early(sys.argv[1:]) or f"{one_line(error)} (--cfg job lists the keys)"
+    return None
+
+
+def _put_into_nothing(overrides: Sequence[str]) -> str | None:
+    """What to type for an attack that is put into a suite, where no suite is chosen."""
+    for key in (override.partition("=")[0].lstrip("+") for override in overrides):
+        group = key.partition("@")[2].partition(".")[0]
+        if group == "suite" and not any(each.startswith("suite=") for each in overrides):
+            return "suite is not chosen: give suite=NAME"
     return None
 
 

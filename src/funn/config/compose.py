@@ -3,11 +3,11 @@
 The only module that knows `cfg`.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
@@ -16,7 +16,6 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from funn.config.schema import (
-    PROTOCOLS,
     EvaluateConfig,
     Launch,
     Node,
@@ -25,6 +24,7 @@ from funn.config.schema import (
     Trial,
     unknown_key,
 )
+from funn.config.suite import PROTOCOLS
 from funn.config.title import differences
 from funn.errors import UserError, require
 
@@ -78,11 +78,10 @@ def read_trials(cfg: DictConfig) -> list[Trial]:
     """Return what a valid evaluation's `cfg` asks for: each attack under each of its protocols.
 
     An attack depends on the protocol if its YAML file mentions `${protocol}`. How many images it
-    takes: `images=`, or else the suite's, or else the attack's own number.
+    takes is decided when they are there, by `funn.evaluation.how_many_images`.
     """
     suite = cfg.suite
     wanted = [cfg.protocol] if suite is None else list(suite.protocols)
-    limit = cfg.images or (None if suite is None else suite.images)
     under = {protocol: _attacks_under(cfg, protocol) for protocol in PROTOCOLS}
     usual = {protocol: declared_attacks(under[protocol], protocol) for protocol in PROTOCOLS}
     trials = []
@@ -93,7 +92,7 @@ def read_trials(cfg: DictConfig) -> list[Trial]:
             own = spec.pop("images", None)
             declared = usual["strict" if same else protocol].get(name, {})
             changed = differences(spec, declared)
-            trials.append(Trial(name, protocol, limit or own, spec, changed))
+            trials.append(Trial(name, protocol, own, spec, changed))
     return trials
 
 
@@ -216,8 +215,15 @@ def check_keys(given: Any, section: type, path: str = "") -> None:
     for name, value in given.items():
         if name not in types:
             raise UserError(unknown_key(name, types, path))
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(types[name]):
-            check_keys(value, types[name], f"{path}.{name}".lstrip("."))
+        key = f"{path}.{name}".lstrip(".")
+        # As in `Suite | None`, or `dict[str, CascadeConfig]`.
+        kinds = (types[name], *get_args(types[name]))
+        inside = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
+        many = get_origin(types[name]) is dict and isinstance(value, Mapping)
+        parts = {f"{key}.{each}": part for each, part in value.items()} if many else {key: value}
+        for where, part in parts.items() if inside else ():
+            if isinstance(part, Mapping):
+                check_keys(part, inside[0], where)
 
 
 def check_types(key: str, value: Any, declared: Any) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from funn.config.suite import Suite, known_protocol
 from funn.errors import above, at_least, require
 
 Node = dict[str, Any]
-PROTOCOLS = ("foolbox1", "strict")
 
 
 @dataclass
@@ -130,7 +130,7 @@ class EvaluateConfig:
     victim: str | None = None
     source: str | None = None
     attack: Node | None = None
-    suite: Node | None = None
+    suite: Suite | None = None
     data: Node | None = None
     protocol: str = MISSING
     images: int | None = None
@@ -147,12 +147,7 @@ class EvaluateConfig:
             (self.attack is None) != (self.suite is None),
             "give either attack=NAME or suite=NAME (and not both), e.g. suite=table1",
         )
-        asked = [self.protocol] if self.suite is None else self.suite["protocols"]
-        for protocol in asked:
-            require(
-                protocol in PROTOCOLS,
-                f"protocol={protocol} must be one of {', '.join(PROTOCOLS)}",
-            )
+        known_protocol("protocol", self.protocol)
         require(
             (self.run is None) != (self.victim is None),
             "missing: give either run=FOLDER (what src/train.py printed last, such as "
@@ -201,7 +196,8 @@ class Trial:
     Attributes:
         name: the attack's name in the configuration.
         protocol: "strict", "foolbox1", or "both" for an attack that is the same under either.
-        images: it is run on the first so many; None for all.
+        images: its own number of images; None if it has none. What it is run on:
+            `funn.evaluation.how_many_images`.
         spec: the attack's target and settings.
         changed: what of these conf/attack does not declare so, by dotted key.
     """
@@ -211,6 +207,10 @@ class Trial:
     images: int | None
     spec: Node
     changed: Node = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.images is not None:
+            at_least(f"images of {self.name}", self.images, 1)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from funn.data.dataset import ImageData
 from funn.data.images import Images
 from funn.errors import UserError
 from funn.evaluation import victims
+from funn.evaluation.how_many_images import how_many_images, most_images
 from funn.evaluation.suite import describe_victim, run_extras, transferred_from
 from funn.evaluation.trials.run_attack import predict
 from funn.evaluation.trials.trial import line, locate_trial, run_trial
@@ -34,7 +35,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
     """
     victim, data = prepare(config, launch)
     transfer = transferred_from(config, victim, data)
-    test = _first(data.test, _most(config, trials))
+    test = _first(data.test, most_images(config, trials))
     predictions = predict(victim.model, test.floats(), config.batch_size)
     introduce(victim, data, test, predictions)
     root = victim_folder(Path(config.output_dir), victim.name)
@@ -48,7 +49,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
         folder=Path(config.output_dir),
     ) as track:
         for trial in trials:
-            few = _first(test, trial.images)
+            few = _first(test, how_many_images(config, trial.images))
             folder = locate_trial(root, trial, victim, few)
             clean = predictions[: len(few.labels)]
             run_trial(trial, folder, config, victim, few, clean, len(data.test.labels))
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig, trials: Sequence[Trial], launch: Launch) ->
             track(folder.path)
             done.append(folder)
         if config.suite is not None:
-            few = _first(test, config.images or config.suite["images"])
+            few = _first(test, how_many_images(config))
             run_extras(
                 config, config.suite, victim, data, few, predictions, transfer, root, done, track
             )
@@ -93,15 +94,6 @@ def described(config: EvaluateConfig, victim: Victim) -> dict[str, Any]:
     """The configuration, with that of the victim's training: its beta, its seed, its data."""
     trained = victim.facts["trained"] or {}
     return {**trained, **config.resolved(), "data": trained.get("data", config.data)}
-
-
-def _most(config: EvaluateConfig, trials: Sequence[Trial]) -> int | None:
-    """Of how many of the first images anything is asked; None for all."""
-    counts = [trial.images for trial in trials]
-    if config.suite is not None:
-        counts.append(config.images or config.suite["images"])
-    known = [count for count in counts if count is not None]
-    return max(known) if len(known) == len(counts) else None
 
 
 def _first(images: Images, count: int | None) -> Images:

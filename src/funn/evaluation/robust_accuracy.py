@@ -21,6 +21,7 @@ from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
 from funn.config.schema import EvaluateConfig, Node, Trial
+from funn.config.suite import CascadeConfig
 from funn.data.images import Images
 from funn.evaluation.records.metrics import interval, percent
 from funn.evaluation.records.radii import NORMS, Radii, at, found, survivors, write_radii
@@ -113,6 +114,7 @@ class _Cascade:
 
 def robust_accuracy(
     config: EvaluateConfig,
+    asked: Mapping[str, CascadeConfig],
     victim: Victim,
     test: Images,
     predictions: Tensor,
@@ -124,8 +126,8 @@ def robust_accuracy(
     """Attack what the suite's other attacks have left, by `suite.cascade`, and sum up.
 
     Args:
-        config: of the evaluation; `suite.cascade` has, by norm, `radii`, `attacks` and those
-            that are `transferred` from `suite.transfer`.
+        config: of the evaluation.
+        asked: its `suite.cascade`, by norm.
         victim: the classifier.
         test: the images.
         predictions: the classifier's, of these at least (M,).
@@ -137,14 +139,13 @@ def robust_accuracy(
     Returns:
         The folder of the summary: robust accuracy, by norm and eps, with who broke how many.
     """
-    assert config.suite is not None
     cascade = _Cascade(config, victim, test, predictions, root, track)
     for folder in done:
         cascade.add(folder, torch.arange(len(test.labels)))
     broken: dict[str, dict[float, dict[str, int]]] = {}
-    for norm, part in config.suite["cascade"].items():
+    for norm, part in asked.items():
         tried = list(attackers(part, victim, transfer))
-        radii = sorted(part["radii"])
+        radii = sorted(part.radii)
         broken[norm] = {eps: cascade.within(norm, eps, eps == radii[0], tried) for eps in radii}
 
     def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
@@ -187,7 +188,7 @@ def told(summary: Mapping[str, Any]) -> list[str]:
 
 
 def attackers(
-    part: Mapping[str, Any], victim: Victim, transfer: Victim | None
+    part: CascadeConfig, victim: Victim, transfer: Victim | None
 ) -> Iterator[tuple[str, Node, Victim]]:
     """The name and settings of each attack within a radius, and the victim as it sees it.
 
@@ -195,8 +196,8 @@ def attackers(
     out where there is no encoder.
     """
     if transfer is not None:
-        for name, spec in part["transferred"].items():
+        for name, spec in part.transferred.items():
             yield f"transferred_{name}", spec, transfer
-    for name, spec in part["attacks"].items():
+    for name, spec in part.attacks.items():
         if locate(spec) is not FeaturePGD or has_encoder(victim.model):
             yield name, spec, victim

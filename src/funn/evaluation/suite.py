@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import StageFolder
 from funn.artifacts.layout import FEATURES, GRADIENTS, MASKING, RESULT
+from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.schema import EvaluateConfig
+from funn.config.suite import FeaturesConfig, MaskingConfig, Suite
 from funn.data.dataset import ImageData
 from funn.data.images import Images
 from funn.errors import UserError
@@ -32,24 +35,25 @@ def transferred_from(config: EvaluateConfig, victim: Victim, data: ImageData) ->
         UserError: for a suite with `cascade`, `masking` or `features` under `source=`, a suite of
             features for a classifier without an encoder, or a `suite.transfer` that is no run.
     """
-    suite = config.suite or {}
-    if victim.source is not None and {"cascade", "masking", "features"} & suite.keys():
+    suite = config.suite
+    if suite is None:
+        return None
+    if victim.source is not None and suite.examines_the_classifier:
         raise UserError(
             "this suite examines the classifier itself: leave out source=, or take suite=table2"
         )
-    if "features" in suite and not isinstance(getattr(victim.model, "encoder", None), nn.Module):
+    if suite.features is not None and not has_encoder(victim.model):
         raise UserError(f"{victim.title} has no encoder: suite=features needs one")
-    transfer = suite.get("transfer")
-    if transfer is None:
+    if suite.transfer is None:
         return None
-    other = seen_as(victim, transfer, data, config.changed_code)
+    other = seen_as(victim, suite.transfer, data, config.changed_code)
     check(other.seen, data)
     return other
 
 
 def run_extras(
     config: EvaluateConfig,
-    suite: Mapping[str, Any],
+    suite: Suite,
     victim: Victim,
     data: ImageData,
     test: Images,
@@ -73,23 +77,24 @@ def run_extras(
         done: the suite's attacks, on the same images.
         track: is called with the folder of each attack and study once it is finished.
     """
-    if "cascade" in suite:
-        found = robust_accuracy(config, victim, test, predictions, transfer, root, done, track)
-        log.info("%s", found / RESULT)
-        track(found)
-    if "masking" in suite:
-        found = _examine_masking(config, suite, victim, test, transfer, root)
-        log.info("%s", found / RESULT)
-        track(found)
-    if "features" in suite:
-        found = _examine_features(config, suite, victim, data, test, root)
-        log.info("%s", found / RESULT)
-        track(found)
+    found = []
+    if suite.cascade:
+        asked = suite.cascade
+        found.append(
+            robust_accuracy(config, asked, victim, test, predictions, transfer, root, done, track)
+        )
+    if suite.masking is not None:
+        found.append(_examine_masking(config, suite.masking, victim, test, transfer, root))
+    if suite.features is not None:
+        found.append(_examine_features(config, suite.features, victim, data, test, root))
+    for path in found:
+        log.info("%s", path / RESULT)
+        track(path)
 
 
 def _examine_masking(
     config: EvaluateConfig,
-    suite: Mapping[str, Any],
+    settings: MaskingConfig,
     victim: Victim,
     test: Images,
     transfer: Victim | None,
@@ -98,19 +103,18 @@ def _examine_masking(
     def work(folder: StageFolder, once: Once) -> Mapping[str, Any]:
         del folder
         other = None if transfer is None else transfer.seen.model
-        controls = suite["masking"]["controls"]
-        return masking(victim.fast, test, config.batch_size, controls, other, once)
+        return masking(victim.fast, test, config.batch_size, settings.controls, other, once)
 
-    settings = {**suite["masking"], "transfer": None if transfer is None else transfer.digest}
+    facts = {**asdict(settings), "transfer": None if transfer is None else transfer.digest}
     modules = ["funn.evaluation.gradient_masking.examine"]
-    folder = study(MASKING, root, victim, test, settings, modules, work, config.reuse)
+    folder = study(MASKING, root, victim, test, facts, modules, work, config.reuse)
     tell(read_json(folder.path / RESULT) or {})
     return folder.path
 
 
 def _examine_features(
     config: EvaluateConfig,
-    suite: Mapping[str, Any],
+    settings: FeaturesConfig,
     victim: Victim,
     data: ImageData,
     test: Images,
@@ -120,11 +124,12 @@ def _examine_features(
         del folder
         encoder = victim.fast.encoder
         assert isinstance(encoder, nn.Module)
-        return feature_uses(encoder, data.train, test, once, **suite["features"])
+        return feature_uses(encoder, data.train, test, once, **asked)
 
-    settings = {**suite["features"], "gallery": data.train.checksum()}
+    asked = asdict(settings)
+    facts = {**asked, "gallery": data.train.checksum()}
     modules = ["funn.evaluation.feature_quality"]
-    return study(FEATURES, root, victim, test, settings, modules, work, config.reuse).path
+    return study(FEATURES, root, victim, test, facts, modules, work, config.reuse).path
 
 
 def describe_victim(victim: Victim, data: ImageData, config: EvaluateConfig, root: Path) -> None:

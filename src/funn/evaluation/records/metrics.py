@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import binomtest
 
 # A success whose |margin| is below this is rounding rather than attack.
 ROUNDING_MARGIN = 1e-4
-_Z95 = 1.959963984540054
 
 
 def summarize(records: pa.Table) -> dict[str, Any]:
@@ -99,11 +99,8 @@ def wilson(successes: int, trials: int) -> tuple[float, float] | None:
     """Wilson's 95 % interval of a rate; None without trials."""
     if trials == 0:
         return None
-    rate, z = successes / trials, _Z95
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    spread = math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials**2))
-    half = z * spread / (1 + z * z / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def percent(rate: float | None) -> str:

@@ -128,7 +128,8 @@ def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
         **summarize(table),
     }
     if getattr(locate(trial.spec), "stops_at_success", False):
-        steps = [n for n in (config.suite or {}).get("iterations", []) if n <= trial.spec["steps"]]
+        asked = [] if config.suite is None else config.suite.iterations
+        steps = [n for n in asked if n <= trial.spec["steps"]]
         content["iterations"] = {str(n): summarize(within_steps(table, n)) for n in steps}
         content["curve"] = iteration_curve(table)
     return content
