@@ -29,7 +29,7 @@ from funn.config import cli
 from funn.config.build import build
 from funn.config.compose import ROOT
 from funn.data.dataset import ImageData
-from funn.evaluation.records.table import referee, verify
+from funn.evaluation.records.verification import float64_verifier, verify
 from funn.evaluation.trials.run_attack import Passes, counted, predict
 from funn.fast_layers import with_fast_layers
 from funn.loading import find_run, load_classifier
@@ -142,7 +142,7 @@ def judged(
     model: nn.Module, images: Tensor, labels: Tensor, adversarials: Tensor
 ) -> dict[str, float]:
     """Verified success, and the median L2 norm with failures as infinite."""
-    fooled = verify(referee(model), adversarials, labels).success
+    fooled = verify(float64_verifier(model), adversarials, labels).success
     l2 = (adversarials.double() - images.double()).flatten(1).norm(dim=1)
     return {
         "success_verified": float(fooled.double().mean()),

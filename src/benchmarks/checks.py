@@ -38,7 +38,7 @@ from funn.config.build import build
 from funn.config.compose import ROOT
 from funn.config.schema import Trial
 from funn.data.dataset import ImageData
-from funn.evaluation.records.table import verify
+from funn.evaluation.records.verification import verify
 from funn.evaluation.trials.run_attack import predict
 from funn.evaluation.trials.trial import trial_facts
 from funn.evaluation.victim_checks import check

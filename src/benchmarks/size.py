@@ -26,7 +26,7 @@ from funn.artifacts.provenance import provenance
 from funn.config.compose import ROOT
 from funn.data.batches import TensorBatches
 from funn.data.images import Images, to_unit
-from funn.evaluation.records.table import referee
+from funn.evaluation.records.verification import float64_verifier
 from funn.evaluation.trials.run_attack import predict
 from funn.evaluation.trials.shards import attack_parts, merge
 from funn.fast_layers import use_fast_layers
@@ -125,7 +125,7 @@ def attack_cost(make: Make, model: nn.Module, count: int, classes: int) -> dict[
         with tempfile.TemporaryDirectory() as folder:
             predictions = predict(model, images.floats(), 128)
             attack_parts(
-                make(model), Path(folder), referee(model), images, predictions, 128, "size"
+                make(model), Path(folder), float64_verifier(model), images, predictions, 128, "size"
             )
             merge(Path(folder), Path(folder) / "records.parquet", count)
 

@@ -32,7 +32,7 @@ from funn.attacks import (
 )  # fmt: skip
 from funn.config.build import build
 from funn.config.compose import declared_attack
-from funn.evaluation.records.table import margins
+from funn.evaluation.records.verification import margins
 from funn.evaluation.trials.run_attack import counted
 
 

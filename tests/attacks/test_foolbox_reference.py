@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from funn.attacks import BIM, FGSM, DeepFool, Gradient, LocalSearch, SinglePixel
-from funn.evaluation.records.table import margins
+from funn.evaluation.records.verification import margins
 
 PATH = Path(__file__).parent / "foolbox_reference" / "reference.npz"
 

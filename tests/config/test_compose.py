@@ -24,7 +24,7 @@ from funn.config.compose import (
 )
 from funn.config.schema import EvaluateConfig, ReportConfig, TrainConfig
 from funn.config.title import titled
-from funn.defenses.magnet.defense import MagNet
+from funn.defenses.magnet.model import MagNet
 from funn.errors import UserError
 from funn.method.objectives import attacker_objective
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from funn.defenses.magnet.defense import MagNet, MagNetTraining
 
 from funn.attacks import PGD
 from funn.attacks.fixed_budget.detector_aware import DetectorAware
@@ -13,7 +14,6 @@ from funn.data.synthetic import SyntheticDigits
 from funn.defenses.adversarial_training import PGDTraining
 from funn.defenses.apegan import APEGAN, APEGANTraining, Discriminator
 from funn.defenses.denoising import DenoisingTraining, add_noise, noise_for
-from funn.defenses.magnet.defense import MagNet, MagNetTraining
 from funn.method.networks import Classifier, DenseAutoEncoder
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator
@@ -119,7 +119,7 @@ BARE = {
 def magnet_training():
     """MagNet on pairs of the images themselves."""
     spec = {
-        "_target_": "funn.defenses.magnet.defense.MagNet",
+        "_target_": "funn.defenses.magnet.model.MagNet",
         "classifier": BARE,
         "channels": 1,
         "filters": 3,

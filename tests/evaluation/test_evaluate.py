@@ -27,7 +27,8 @@ from funn.data.synthetic import SyntheticDigits
 from funn.errors import UserError
 from funn.evaluation import victims
 from funn.evaluation.records.metrics import iteration_curve, summarize, within_steps
-from funn.evaluation.records.table import read_table, referee
+from funn.evaluation.records.table import read_table
+from funn.evaluation.records.verification import float64_verifier
 from funn.evaluation.suite import transferred_from
 from funn.evaluation.trials.run_attack import attack_batch, predict, run_attack
 from funn.evaluation.trials.shards import attack_parts, lock_of, merge, parts
@@ -58,7 +59,9 @@ def attack_into(folder, attack, images, batch_size=16, **more):
     """Write the parts of an attack on its own model."""
     model = attack.model
     predictions = predict(model, images.floats(), batch_size)
-    attack_parts(attack, folder, referee(model), images, predictions, batch_size, "test", **more)
+    attack_parts(
+        attack, folder, float64_verifier(model), images, predictions, batch_size, "test", **more
+    )
 
 
 def attack_all(attack, folder, images, batch_size=16):
@@ -176,7 +179,7 @@ def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp
     images, labels = labelled, labelled.labels
     attack = DeepFool(other, steps=50)
     mine, theirs = predict(model, images.floats(), 60), predict(other, images.floats(), 60)
-    attack_parts(attack, tmp_path, referee(model), images, mine, 16, "test", source=other)
+    attack_parts(attack, tmp_path, float64_verifier(model), images, mine, 16, "test", source=other)
     merge(tmp_path, tmp_path / "records.parquet", len(labels))
     table = read_table(tmp_path / "records.parquet")
     both = (mine == labels) & (theirs == labels)

@@ -6,7 +6,8 @@ from torch import nn
 
 from funn.attacks.core.result import AttackResult
 from funn.evaluation.records.metrics import summarize, wilson
-from funn.evaluation.records.table import records, referee
+from funn.evaluation.records.table import records
+from funn.evaluation.records.verification import float64_verifier
 
 
 class Linear(nn.Module):
@@ -32,7 +33,7 @@ def measure(adversarials, tracked):
         torch.zeros(len(adversarials), dtype=torch.bool),
     )  # fmt: skip
     labels = torch.zeros(len(adversarials), dtype=torch.int64)
-    return records(referee(Linear()), 10, clean, labels, labels, labels, result)
+    return records(float64_verifier(Linear()), 10, clean, labels, labels, labels, result)
 
 
 def test_records_are_distances_and_margins_of_each_image():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from funn.artifacts.layout import CHECKPOINT
 from funn.data.dataset import ImageData
 from funn.errors import UserError
-from funn.evaluation.records.table import referee
+from funn.evaluation.records.verification import float64_verifier
 from funn.fast_layers import with_fast_layers
 from funn.loading import Run, find_run, load_classifier
 from funn.runtime.seeding import seeded
@@ -66,7 +66,7 @@ class Victim:
     @cached_property
     def judge(self) -> nn.Module:
         """A float64 copy of the model, which says what a returned image really is."""
-        return referee(self.model)
+        return float64_verifier(self.model)
 
     @property
     def title(self) -> str:
@@ -183,7 +183,7 @@ def behaviour(model: nn.Module, images: Tensor) -> str | None:
     """
     try:
         with seeded("behaviour"):
-            logits = referee(model)(images.double())
+            logits = float64_verifier(model)(images.double())
         steps = (logits * (_DIGITS / logits.abs().max().clamp(min=1e-300))).round().long()
     except Exception:  # whatever a user's code raises: the check that follows says it
         return None

@@ -18,7 +18,7 @@ from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.data.images import Images
 from funn.evaluation.gradient_masking.checks import Check
 from funn.evaluation.gradient_masking.pgd_variants import EstimatedPGD, MarginPGD, ScaledPGD
-from funn.evaluation.records.table import referee, verify
+from funn.evaluation.records.verification import float64_verifier, verify
 from funn.runtime.seeding import generator
 
 LINF = 0.1
@@ -38,7 +38,7 @@ class Attacked:
     def __init__(self, model: nn.Module, test: Images, batch_size: int) -> None:
         self.model, self.batch_size = model, batch_size
         self.x, self.labels = test.floats(), test.labels
-        self.judge = referee(model)
+        self.judge = float64_verifier(model)
 
     @cached_property
     def pgd(self) -> Tensor:

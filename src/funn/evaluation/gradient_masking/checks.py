@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from funn.attacks.core.interface import untouched
 from funn.data.images import Images
 from funn.evaluation.gradient_masking.zero_gradients import gradient_zeros
-from funn.evaluation.records.table import margins, referee
+from funn.evaluation.records.verification import float64_verifier, margins
 from funn.runtime.seeding import generator
 
 # So short a step crosses few kinks of a network of ReLUs.
@@ -117,7 +117,7 @@ def gradient_error(model: nn.Module, x: Tensor, labels: Tensor) -> float:
 
     Along random directions, of each image; the directions' differences are those of the function.
     """
-    judge = referee(model)
+    judge = float64_verifier(model)
     start = x.double().requires_grad_()
     with untouched(judge):
         total = margins(judge(start), labels).sum()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from funn.attacks import PGD
 from funn.attacks.core.norms import Norm
-from funn.evaluation.records.table import margins
+from funn.evaluation.records.verification import margins
 from funn.runtime.seeding import generator
 
 _PAIRS, _SIGMA = 32, 1e-2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from funn.attacks.core.interface import untouched
 from funn.data.images import Images
-from funn.evaluation.records.table import margins
+from funn.evaluation.records.verification import margins
 
 # Shares of a thousand images are known to 3 %; all of them would take minutes of a large network.
 FIRST = 1000

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from funn.artifacts.files import replace_file
 from funn.attacks.core.result import AttackResult
 from funn.errors import UserError
-from funn.runtime.plain_layers import copied
+from funn.evaluation.records.verification import verify
 
 SCHEMA = pa.schema(
     {
@@ -38,50 +37,6 @@ SCHEMA = pa.schema(
         "backwards": pa.int64(),
     }
 )
-
-
-# Of the largest logit: float32 moves a margin by a hundredth of this.
-_ROUNDING = 1e-4
-
-
-def referee(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of a classifier, which says what a returned image really is."""
-    return copied(model).double().eval().requires_grad_(False)
-
-
-class Verified(NamedTuple):
-    """What returned images really are. N images.
-
-    Attributes:
-        success: bool (N,), whether the image, stored in float32, is misclassified by the float64
-            copy of the classifier, lies in [0, 1] and is finite.
-        margin: float64 (N,), z_label minus the highest other logit there: negative where it is
-            misclassified.
-        denied: bool (N,), whether it is no success by more than rounding explains: it is illegal,
-            or its margin is more than a ten thousandth of its largest logit.
-    """
-
-    success: Tensor
-    margin: Tensor
-    denied: Tensor
-
-
-@torch.no_grad()
-def verify(judge: nn.Module, images: Tensor, labels: Tensor) -> Verified:
-    """Say of returned images what every table calls verified.
-
-    Args:
-        judge: the float64 copy of the classifier, from `referee`.
-        images: as an attack returned them (N, C, H, W).
-        labels: (N,).
-    """
-    stored = images.float()
-    flat = stored.flatten(1)
-    legal = ((flat >= 0) & (flat <= 1)).all(1)  # false for NaN
-    logits = judge(stored.double())
-    margin = margins(logits, labels)
-    beyond_rounding = margin > _ROUNDING * logits.abs().amax(1)
-    return Verified(legal & (margin < 0), margin, ~legal | beyond_rounding)
 
 
 @torch.no_grad()
@@ -142,13 +97,6 @@ def records(
     arrays = {name: pa.array(column.cpu().numpy()) for name, column in columns.items()}
     arrays["input_hash"] = pa.array([input_hash(image) for image in images])
     return pa.table({name: arrays[name] for name in SCHEMA.names}, schema=SCHEMA)
-
-
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """z_label minus the highest other logit, (N,): negative for a misclassified image."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return own - others.amax(1)
 
 
 def input_hash(image: Tensor) -> str:

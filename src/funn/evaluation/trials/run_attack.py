@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, check_logits, untouched
 from funn.attacks.core.result import AttackResult
-from funn.evaluation.records.table import margins
+from funn.evaluation.records.verification import margins
 
 
 def run_attack(

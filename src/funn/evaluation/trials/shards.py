@@ -41,7 +41,7 @@ def attack_parts(
     Args:
         attack: any attack with torchattacks' interface, on the classifier, or on `source`.
         folder: where the parts lie until they are merged.
-        judge: the float64 copy of the classifier, from `records.referee`.
+        judge: the float64 copy of the classifier, from `verification.float64_verifier`.
         images: what to attack.
         predictions: the classifier's, of these images (N,).
         batch_size: most images in one forward pass.
