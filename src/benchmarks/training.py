@@ -6,25 +6,22 @@ such as `funn.runtime.malloc`, is part of our path. Beside the times stands the 
 products of matrices would take, at the rate of one large product.
 """
 
-import math
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch import nn
 from torch.profiler import ProfilerActivity
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.limits import operations, product_rate
 from benchmarks.plain_loops import eager_contrast, eager_game, eager_head
 from funn.artifacts.files import write_json
 from funn.artifacts.provenance import provenance
@@ -38,7 +35,6 @@ from funn.method.classifier import HeadTraining
 from funn.method.game import AdversarialGame, Phase
 from funn.method.networks import AutoEncoder, DenseAutoEncoder, Head
 from funn.method.objectives import AttackerLoss, constrained
-from funn.runtime.linear import DenseProduct
 from funn.runtime.malloc import keep_freed_memory
 from funn.training.checkpoint import Saved
 from funn.training.fit import fit
@@ -206,37 +202,6 @@ def sweep_by_hand() -> float:
         for phase in ("init", "adversarial"):
             players_by_hand(phase, _SWEEP[phase])
     return time.perf_counter() - start
-
-
-def product_rate() -> float:
-    """Floating point operations a second of one large product of matrices, by MKL or oneDNN."""
-    x, best = torch.randn(1024, 1024), math.inf
-    products = (linear := nn.Linear(1024, 1024).requires_grad_(False)), DenseProduct(linear)
-    for product in products * 10:
-        start = time.perf_counter()
-        product(x)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
-
-
-class _NoModules(AbstractContextManager):  # type: ignore[type-arg]
-    """For a count over all modules."""
-
-    parents = ("Global",)
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def operations(by_hand: Callable[[int], float]) -> float:
-    """Floating point operations of the products of matrices of one batch, as plain code does it."""
-    batches = _WARM + 2
-    counter = FlopCounterMode(display=False)
-    # torch's own cannot follow autograd.grad.
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    with counter:
-        by_hand(batches)
-    return float(counter.get_total_flops()) / batches
 
 
 def profile(phase: Phase) -> list[dict[str, Any]]:

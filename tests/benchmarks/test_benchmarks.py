@@ -5,10 +5,11 @@ import sys
 import pytest
 import torch
 
+from benchmarks.limits import operations
 from benchmarks.plots import cost as cost_plot
 from benchmarks.plots import speed
 from benchmarks.size import cost, generated, trained
-from benchmarks.training import operations, players_by_hand
+from benchmarks.training import players_by_hand
 from funn.artifacts.files import write_json
 from funn.data.images import to_unit
 from funn.evaluation.trials.run_attack import predict

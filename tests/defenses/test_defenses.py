@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from funn.defenses.magnet.defense import MagNet, MagNetTraining
 
 from funn.attacks import PGD
 from funn.attacks.fixed_budget.detector_aware import DetectorAware
@@ -14,6 +13,8 @@ from funn.data.synthetic import SyntheticDigits
 from funn.defenses.adversarial_training import PGDTraining
 from funn.defenses.apegan import APEGAN, APEGANTraining, Discriminator
 from funn.defenses.denoising import DenoisingTraining, add_noise, noise_for
+from funn.defenses.magnet.model import MagNet
+from funn.defenses.magnet.training import MagNetTraining
 from funn.method.networks import Classifier, DenseAutoEncoder
 from funn.method.objectives import mse
 from funn.runtime.seeding import generator

@@ -133,30 +133,34 @@ def run_stage(
             with _loggers(config, launch, folder) as loggers:
                 fit(parts, folder.path, config.trainer, loggers, label, config.log_every)
             save(folder.checkpoint, parts.module.saved)
-            write_json(
-                folder.path / RESULT,
-                {
-                    "stage": folder.name,
-                    "defense": config.defense["name"],
-                    "title": titled(config.defense["name"], changed),
-                    "changed": changed,
-                    "metrics": parts.module.epoch_metrics,
-                    "seed": config.seed,
-                    "fingerprint": folder.fingerprint,
-                    "depends_on": facts,
-                    "checkpoint_sha256": sha256(folder.checkpoint),
-                    "networks_sha256": digest(parts.module.saved),
-                    "data_sha256": data.train.checksum(),
-                    "parents": [_parent(folder, parent) for parent in parents],
-                    "wall_seconds": round(time.perf_counter() - start, 2),
-                    "settings": settings,
-                    "group": launch.group,
-                    "config": config.resolved(),
-                    **provenance(),
-                },
-            )
+            trained = {
+                "metrics": parts.module.epoch_metrics,
+                "checkpoint_sha256": sha256(folder.checkpoint),
+                "networks_sha256": digest(parts.module.saved),
+                "data_sha256": data.train.checksum(),
+                "wall_seconds": round(time.perf_counter() - start, 2),
+            }
+            title = titled(config.defense["name"], changed)
+            asked = {"depends_on": facts, "settings": settings, "title": title, "changed": changed}
+            about = _origin(folder, config, launch, parents)
+            write_json(folder.path / RESULT, {**about, **trained, **asked, **provenance()})
         folder.write_status("finished")
         forget(folder.path)
+
+
+def _origin(
+    folder: StageFolder, config: TrainConfig, launch: Launch, parents: list[StageFolder]
+) -> dict[str, Any]:
+    """What a stage's result says of where it comes from."""
+    return {
+        "stage": folder.name,
+        "defense": config.defense["name"],
+        "seed": config.seed,
+        "fingerprint": folder.fingerprint,
+        "parents": [_parent(folder, parent) for parent in parents],
+        "group": launch.group,
+        "config": config.resolved(),
+    }
 
 
 def stage_label(config: TrainConfig, launch: Launch, stage: str) -> str:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from funn.artifacts.layout import EXAMPLES
-from funn.data.images import Images, to_unit
+from funn.data.images import Images
 from funn.errors import UserError
 from funn.evaluation.records.table import read_seconds, read_table, records, write_table
 from funn.evaluation.trials.examples import write_examples
@@ -74,17 +74,32 @@ def attack_parts(
             with held:
                 if not path.exists() and not finished():
                     start = time.perf_counter()
-                    x = to_unit(images.images[first : first + size])
                     clean = predictions[first : first + size]
-                    seen = clean if source is None else predict(source, x, batch_size)
-                    result = run_attack(attack, x, labels, seen, batch_size)
-                    table = records(judge, first, x, labels, clean, seen, result)
-                    if first == 0:
-                        write_examples(folder / EXAMPLES, x, result.adversarials)
+                    few = Images(images.images[first : first + size], labels)
+                    table = _attack(attack, judge, first, few, clean, batch_size, source, folder)
                     write_table(path, table, seconds=time.perf_counter() - start)
                 if finished():  # whoever merged has removed the locks, of which this is a new one
                     lock_of(path).unlink(missing_ok=True)
             bar.update(len(labels))
+
+
+def _attack(
+    attack: Any,
+    judge: nn.Module,
+    first: int,
+    images: Images,
+    predictions: Tensor,
+    batch_size: int,
+    source: nn.Module | None,
+    folder: Path,
+) -> pa.Table:
+    """The records of one part; of the first a picture too."""
+    x = images.floats()
+    seen = predictions if source is None else predict(source, x, batch_size)
+    result = run_attack(attack, x, images.labels, seen, batch_size)
+    if first == 0:
+        write_examples(folder / EXAMPLES, x, result.adversarials)
+    return records(judge, first, x, images.labels, predictions, seen, result)
 
 
 def lock_of(part: Path) -> Path:
