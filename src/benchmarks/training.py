@@ -2,8 +2,7 @@
 
 The ratio is what counts: machines are shared and noisy. Every pair is timed in turns. The plain
 code runs in a process of its own, as a script would: what a command of ours sets for its process,
-such as `funn.runtime.malloc`, is part of our path. Beside the times stands the least that a step's
-products of matrices would take, at the rate of one large product.
+such as `funn.runtime.malloc`, is part of our path. Beside them stands the least time (`limits`).
 """
 
 import multiprocessing
@@ -43,8 +42,7 @@ from funn.training.stage import Fit
 _ROUNDS = 5
 _BATCH = 128
 _BATCHES, _HEAD_BATCHES = 60, 400
-_WARM = 10  # batches before the clock starts
-_OPERATORS = 12  # in the profile
+_WARM, _OPERATORS = 10, 12  # batches before the clock starts; operators in the profile
 _LR = 1e-4
 _GAME: dict[str, Any] = {"beta": 0.01, "gamma": 5.0}
 _BALL: dict[str, Any] = {"eps": 3.0, "steps": 5}
@@ -190,8 +188,7 @@ def our_sweep(workers: Sequence[Executor]) -> float:
         workers[place % len(workers)].submit(our_players, "adversarial", _SWEEP["adversarial"])
         for place in range(_BETAS)
     ]
-    for game in games:
-        game.result()
+    _ = [each.result() for each in games]
     return time.perf_counter() - start
 
 
@@ -292,8 +289,9 @@ def main() -> None:
         f"{sweep['ours_s']:.1f} s, one after the other by hand {sweep['by_hand_s']:.1f} s, "
         f"speedup {sweep['speedup']:.2f}"
     )
-    print("\n| operator, of our adversarial phase | calls a batch | ms a batch |")
-    print("| --- | --- | --- |")
+    print(
+        "\n| operator, of our adversarial phase | calls a batch | ms a batch |\n| --- | --- | --- |"
+    )
     for row in operators:
         print(f"| {row['operator']} | {row['calls']:.1f} | {row['ms']:.2f} |")
     path = ROOT / "outputs" / "bench" / "bench.json"

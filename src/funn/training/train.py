@@ -127,9 +127,8 @@ def run_stage(
         changed = changed_training({**settings}, launch.choices)
         folder.write_status("running")
         with folder.reporting():
-            parts = stage.prepare(
-                config, data, parents[-1].checkpoint if parents else None, folder.path
-            )
+            parent = parents[-1].checkpoint if parents else None
+            parts = stage.prepare(config, data, parent, folder.path)
             with _loggers(config, launch, folder) as loggers:
                 fit(parts, folder.path, config.trainer, loggers, label, config.log_every)
             save(folder.checkpoint, parts.module.saved)

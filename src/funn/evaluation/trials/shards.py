@@ -52,7 +52,6 @@ def attack_parts(
         begins: with which part to begin, as a share of the images: processes that begin at
             different places meet late.
     """
-    assert len(predictions) == len(images.labels)
     total, size = len(images.labels), getattr(attack, "images_per_part", _PART)
     folder.mkdir(parents=True, exist_ok=True)
     waiting, taken = deque(range(0, total, size)), set[int]()
