@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +34,10 @@ from funn.evaluation.trials.run_attack import attack_batch, predict, run_attack
 from funn.evaluation.trials.shards import attack_parts, lock_of, merge, parts
 from funn.evaluation.trials.trial import finished, locate_trial, run_trial
 from funn.evaluation.victim_checks import check
+
+
+def summary(table):
+    return asdict(summarize(table))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_clean_errors_are_not_attacked(model, labelled, tmp_path):
         assert (row["label"] != row["clean_prediction"]) == wrong
         if wrong:
             assert (row["step"], row["l2"], row["forwards"]) == (0, 0.0, 0)
-    assert summarize(pa.Table.from_pylist(rows))["attacked"] == 40
+    assert summary(pa.Table.from_pylist(rows))["attacked"] == 40
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ def test_what_fools_another_classifier_is_shown_to_this_one(model, labelled, tmp
     merge(tmp_path, tmp_path / "records.parquet", len(labels))
     table = read_table(tmp_path / "records.parquet")
     both = (mine == labels) & (theirs == labels)
-    figures = summarize(table)
+    figures = summary(table)
     assert figures["attacked"] == both.sum().item() > 5
     assert figures["clean_accuracy"] == (mine == labels).double().mean().item()
     assert figures["success_rate"] == 1
@@ -225,7 +229,7 @@ def test_batch_size_and_order_change_nothing_but_what_rounding_decides(
                 assert row["success_tracked"] == twin["success_tracked"]
                 assert row["success_verified"] == twin["success_verified"]
                 assert row["l2"] == pytest.approx(twin["l2"], rel=1e-4)
-    assert summarize(pa.Table.from_pylist(base))["rounding_decided"] == excused
+    assert summary(pa.Table.from_pylist(base))["rounding_decided"] == excused
     if name.startswith("deepfool, foolbox1"):
         assert excused  # it creeps to the boundary: rounding decides its last step
     if name in ("bim", "single pixel", "local search"):
@@ -326,12 +330,12 @@ def test_fewer_iterations_are_read_off_a_longer_run(model, labelled, tmp_path):
 
     long = table(100)
     for steps in (1, 3, 10):
-        short, read_off = summarize(table(steps)), summarize(within_steps(long, steps))
+        short, read_off = summary(table(steps)), summary(within_steps(long, steps))
         for name in ("success_rate", "success_rate_verified", "noise_level", "median_l2"):
             assert read_off[name] == short[name], (steps, name)
     curve = iteration_curve(long)
     assert curve["tracked"] == sorted(curve["tracked"])
-    assert curve["tracked"][-1] == summarize(long)["success_rate"]
+    assert curve["tracked"][-1] == summary(long)["success_rate"]
     right = np.array(long["label"]) == np.array(long["clean_prediction"])
     assert set(curve["steps"]) == set(np.array(long["step"])[right & (np.array(long["step"]) >= 0)])
 

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,10 @@ from funn.attacks.core.result import AttackResult
 from funn.evaluation.records.metrics import summarize, wilson
 from funn.evaluation.records.table import records
 from funn.evaluation.records.verification import float64_verifier
+
+
+def summary(table):
+    return asdict(summarize(table))
 
 
 class Linear(nn.Module):
@@ -74,7 +80,7 @@ def test_summary_by_hand():
     # A fifth image was misclassified from the start: no attack counts it.
     wrong = table.slice(0, 1).to_pylist()[0] | {"clean_prediction": 1}
     table = pa.concat_tables([table, pa.Table.from_pylist([wrong], schema=table.schema)])
-    figures = summarize(table)
+    figures = summary(table)
     assert (figures["images"], figures["attacked"]) == (5, 4)
     assert figures["clean_accuracy"] == pytest.approx(0.8)
     assert figures["success_rate"] == pytest.approx(3 / 4)
@@ -89,7 +95,7 @@ def test_summary_by_hand():
 
 
 def test_summary_of_an_attack_that_never_succeeds():
-    figures = summarize(measure([image(0.8, 0.4)], [False]))
+    figures = summary(measure([image(0.8, 0.4)], [False]))
     assert figures["success_rate"] == 0
     assert figures["noise_level"] is None
     assert figures["median_l2"] is None

@@ -135,7 +135,6 @@ def _steps(on: Attacked) -> list[Check]:
     """More steps and larger balls must find more."""
     model = on.model
     rates = [on.rate(PGD(model, "l2", eps)) for eps in (0.5, 1.0, 2.0, 4.0)]
-    drop = max(small - large for small, large in pairwise(rates))
     return [
         Check(
             "G4 one step (FGSM) beyond forty (PGD), Linf 0.1",
@@ -146,7 +145,7 @@ def _steps(on: Attacked) -> list[Check]:
         ),
         Check(
             "G5 drop of success from a smaller to a larger ball",
-            drop,
+            max(small - large for small, large in pairwise(rates)),
             _HALF_POINT,
             "a larger ball holds all of the smaller: the attack fails",
             "By what share does the success of PGD fall as its ball grows?",

@@ -1,7 +1,8 @@
-"""From per-image records to the figures of a table (definitions: docstring of `summarize`)."""
+"""From per-image records to the figures of a table (definitions: `Summary`)."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,66 @@ from scipy.stats import binomtest
 ROUNDING_MARGIN = 1e-4
 
 
-def summarize(records: pa.Table) -> dict[str, Any]:
-    """Return the figures of one attack on one classifier, as plain values.
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one attack on one classifier, over N images. None stands for 0 / 0.
 
-    Denominators are the images that the classifier gets right: clean errors are reported by
-    `clean_accuracy`, not attacked. `success_rate` is of tracked successes (the attack saw a wrong
-    prediction), `success_rate_verified` of verified ones (see `records`). Each rate has a Wilson
-    95 % interval. `noise_level` (Eq. 9) is the mean L2 norm over successes, an L2 norm and not an
-    mse; `median_l2` counts failures as infinite, and is None when it is. `rounding_share` is the
-    share of tracked successes whose |margin| is below 1e-4; `rounding_decided` counts the attacked
-    images that came so close to the boundary on their way that another batch size or order may
-    give another result. `unexplained` counts the tracked successes that a float64 copy denies by
-    more than rounding, `blind_failures` the images that the attack had no gradient for.
+    Denominators are the images that the classifier gets right, which are attacked: clean errors
+    are reported, not attacked. A success is tracked (the attack saw a wrong prediction) or verified
+    (see `verification`). Intervals are Wilson's, of 95 %.
+
+    Attributes:
+        images: N.
+        attacked: those that are classified right, also by the classifier that the attack saw.
+        clean_accuracy: share of the images that are classified right.
+        clean_rejected: share of the clean images that a detector rejects.
+        successes: tracked.
+        success_rate: the same, of the attacked images.
+        success_interval: of that rate.
+        successes_verified: verified.
+        success_rate_verified: the same, of the attacked images.
+        success_interval_verified: of that rate.
+        success_rate_undetected: of verified successes that no detector rejects.
+        noise_level: mean L2 norm of x - adv over tracked successes (Eq. 9); not an mse.
+        noise_level_verified: the same over verified successes.
+        median_l2: median L2 norm, failures counted as infinite; None where it is infinite.
+        median_l2_verified: the same by verified successes.
+        rounding_share: share of tracked successes whose |margin| is below 1e-4.
+        unexplained: tracked successes that the float64 verifier denies by more than rounding.
+        blind_failures: failures of images that the attack had no gradient for.
+        rounding_decided: attacked images that came so close to the boundary on their way that
+            another batch size or order may give another result.
+        mean_step: of tracked successes.
+        forwards_per_image: passes of an attacked image.
+        backwards_per_image: the same backwards.
     """
+
+    images: int
+    attacked: int
+    clean_accuracy: float | None
+    clean_rejected: float | None
+    successes: int
+    success_rate: float | None
+    success_interval: tuple[float, float] | None
+    successes_verified: int
+    success_rate_verified: float | None
+    success_interval_verified: tuple[float, float] | None
+    success_rate_undetected: float | None
+    noise_level: float | None
+    noise_level_verified: float | None
+    median_l2: float | None
+    median_l2_verified: float | None
+    rounding_share: float | None
+    unexplained: int
+    blind_failures: int
+    rounding_decided: int
+    mean_step: float | None
+    forwards_per_image: float | None
+    backwards_per_image: float | None
+
+
+def summarize(records: pa.Table) -> Summary:
+    """Sum up the records of one attack on one classifier."""
     column = {name: records[name].to_numpy(zero_copy_only=False) for name in records.column_names}
     classified = column["label"] == column["clean_prediction"]
     right = classified & (column["label"] == column["source_prediction"])
@@ -32,30 +80,30 @@ def summarize(records: pa.Table) -> dict[str, Any]:
     tracked = column["success_tracked"] & right
     verified = column["success_verified"] & right
     l2, near = column["l2"], np.abs(column["margin"]) < ROUNDING_MARGIN
-    return {
-        "images": len(right),
-        "attacked": attacked,
-        "clean_accuracy": _ratio(int(classified.sum()), len(right)),
-        "clean_rejected": _ratio(int(column["clean_rejected"].sum()), len(right)),
-        "successes": int(tracked.sum()),
-        "success_rate": _ratio(int(tracked.sum()), attacked),
-        "success_interval": wilson(int(tracked.sum()), attacked),
-        "successes_verified": int(verified.sum()),
-        "success_rate_verified": _ratio(int(verified.sum()), attacked),
-        "success_interval_verified": wilson(int(verified.sum()), attacked),
-        "success_rate_undetected": _ratio(int((verified & ~column["rejected"]).sum()), attacked),
-        "noise_level": _mean(l2[tracked]),
-        "noise_level_verified": _mean(l2[verified]),
-        "median_l2": _median_with_failures(l2[right], tracked[right]),
-        "median_l2_verified": _median_with_failures(l2[right], verified[right]),
-        "rounding_share": _ratio(int((tracked & near).sum()), int(tracked.sum())),
-        "unexplained": int((column["unexplained"] & right).sum()),
-        "blind_failures": int((column["blind"] & right & ~column["success_tracked"]).sum()),
-        "rounding_decided": int((right & (column["closest"] < ROUNDING_MARGIN)).sum()),
-        "mean_step": _mean(column["step"][tracked & (column["step"] >= 0)]),
-        "forwards_per_image": _mean(column["forwards"][right]),
-        "backwards_per_image": _mean(column["backwards"][right]),
-    }
+    return Summary(
+        images=len(right),
+        attacked=attacked,
+        clean_accuracy=_ratio(int(classified.sum()), len(right)),
+        clean_rejected=_ratio(int(column["clean_rejected"].sum()), len(right)),
+        successes=int(tracked.sum()),
+        success_rate=_ratio(int(tracked.sum()), attacked),
+        success_interval=wilson(int(tracked.sum()), attacked),
+        successes_verified=int(verified.sum()),
+        success_rate_verified=_ratio(int(verified.sum()), attacked),
+        success_interval_verified=wilson(int(verified.sum()), attacked),
+        success_rate_undetected=_ratio(int((verified & ~column["rejected"]).sum()), attacked),
+        noise_level=_mean(l2[tracked]),
+        noise_level_verified=_mean(l2[verified]),
+        median_l2=_median_with_failures(l2[right], tracked[right]),
+        median_l2_verified=_median_with_failures(l2[right], verified[right]),
+        rounding_share=_ratio(int((tracked & near).sum()), int(tracked.sum())),
+        unexplained=int((column["unexplained"] & right).sum()),
+        blind_failures=int((column["blind"] & right & ~column["success_tracked"]).sum()),
+        rounding_decided=int((right & (column["closest"] < ROUNDING_MARGIN)).sum()),
+        mean_step=_mean(column["step"][tracked & (column["step"] >= 0)]),
+        forwards_per_image=_mean(column["forwards"][right]),
+        backwards_per_image=_mean(column["backwards"][right]),
+    )
 
 
 def within_steps(records: pa.Table, steps: int) -> pa.Table:

@@ -1,6 +1,7 @@
 """One attack under one protocol: its folder, its records, its figures."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,12 @@ def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
         "protocol": trial.protocol,
         "settings": dict(trial.spec),
         "attack_changed": dict(trial.changed),
-        **summarize(table),
+        **asdict(summarize(table)),
     }
     if getattr(locate(trial.spec), "stops_at_success", False):
         asked = [] if config.suite is None else config.suite.iterations
         steps = [n for n in asked if n <= trial.spec["steps"]]
-        content["iterations"] = {str(n): summarize(within_steps(table, n)) for n in steps}
+        content["iterations"] = {str(n): asdict(summarize(within_steps(table, n))) for n in steps}
         content["curve"] = iteration_curve(table)
     return content
 
