@@ -3,11 +3,13 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from test_report import a_result
 from torch import nn
 
 from funn.config.build import build_module
@@ -54,7 +56,7 @@ def trained(root, model, noise=16):
     parents = [
         {"stage": stage, "path": f"f/{stage}/model.ckpt"} for stage in ("classifier", "adversarial")
     ]
-    return {"trained": CONFIG, "parents": parents, "run": "f", "encoder": "funn"}
+    return a_result(trained=CONFIG, parents=parents, run="f", encoder="funn")
 
 
 def words(svg):
@@ -92,7 +94,7 @@ def test_the_concept_has_the_configuration_in_it(tmp_path):
 
 def test_nothing_is_drawn_without_a_game_or_its_files(tmp_path):
     result = trained(tmp_path, "paper")
-    assert drawings(tmp_path, result | {"parents": result["parents"][:1]}) == {}
+    assert drawings(tmp_path, replace(result, parents=result.parents[:1])) == {}
     (tmp_path / "train/f/adversarial/model.ckpt").unlink()
     assert stage_folder(tmp_path, result, "adversarial") is None
     assert drawings(tmp_path, result) == {}
@@ -100,7 +102,7 @@ def test_nothing_is_drawn_without_a_game_or_its_files(tmp_path):
 
 def test_stages_are_those_of_the_reported_runs(tmp_path):
     result = trained(tmp_path, "paper")
-    other = result | {"run": "g", "encoder": "funn (beta=1)"}
+    other = replace(result, run="g", encoder="funn (beta=1)")
     found = reported_stages(tmp_path, [result, other], {"funn": "f"}, "adversarial")
     assert found == {"funn": tmp_path / "train/f/adversarial"}
 
@@ -175,7 +177,7 @@ def test_the_histogram_is_of_the_reported_runs(tmp_path):
     }
     folder = tmp_path / "eval/funn-1/gradients-0"
     folder.mkdir(parents=True)
-    result = {"run": "funn-1", "encoder": "funn", "folder": "eval/funn-1/fgsm-strict-0"}
+    result = a_result(run="funn-1", encoder="funn", folder="eval/funn-1/fgsm-strict-0")
     assert gradient_histogram(tmp_path, [result], {"funn": "funn-1"}) is None
     (folder / "result.json").write_text(json.dumps({"images": 4, "entries": 784} | losses))
     assert gradient_histogram(tmp_path, [result], {"funn": "funn-2"}) is None

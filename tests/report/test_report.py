@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import MISSING, fields
 
 import pytest
 
@@ -12,7 +13,7 @@ from funn.report.figures.curves import against_iterations, paths
 from funn.report.figures.pictures import pictures
 from funn.report.findings.claims import findings
 from funn.report.inputs.paper import ITERATIONS, TABLE_1
-from funn.report.inputs.results import collect, representatives
+from funn.report.inputs.results import Result, collect, representatives
 from funn.report.inputs.stages import latest_stages
 from funn.report.report import report as make_report
 from funn.report.tables.origins import origins_table
@@ -37,6 +38,13 @@ ATTACKED = {"deepfool_l2": {"steps": 50}, "deepfool_linf": {"steps": 50}}
 
 def named(defense, changed):
     return {"defense": defense, "title": titled(defense, changed), "changed": changed}
+
+
+def a_result(**given):
+    """A result of which only what is given matters."""
+    needed = (each.name for each in fields(Result) if each.default is MISSING
+              and each.default_factory is MISSING)  # fmt: skip
+    return Result(**dict.fromkeys(needed) | given)
 
 
 def write(root, run, attack="fgsm", protocol="strict", *, trained=(), attacked=(), **more):
@@ -71,7 +79,7 @@ def test_other_trainings_are_named_and_not_mixed_in(root):
     write(root, "classic-3", "fgsm", trained={"seed": 1}, seed=1)
     results = collect(root)
     short, chosen = overview(results)
-    assert {result["run"] for result in chosen} == {"funn-1", "classic-3"}
+    assert {result.run for result in chosen} == {"funn-1", "classic-3"}
     (classic, funn) = cells(short, FGSM_ROW.title)
     assert classic[1] == "classic (seed=1)"
     assert funn[1] == "funn"
@@ -281,7 +289,7 @@ def test_unfinished_results_and_those_of_older_revisions_are_left_out(root, capl
         del content[missing]
         path.write_text(json.dumps(content))
     write(root, "funn-4")
-    assert [result["run"] for result in collect(root)] == ["funn-4"]
+    assert [result.run for result in collect(root)] == ["funn-4"]
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert all("an older revision wrote it, evaluate again" in line for line in told)

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from test_report import write
+from test_report import a_result, write
 
 from funn.config.schema import ReportConfig
 from funn.errors import UserError
@@ -173,7 +173,7 @@ def test_the_attackers_learning_rate_may_follow_the_defenders(root, follows):
     ],
 )
 def test_a_cell_is_marked_by_interval_and_distance(paper, ours, attacked, expected):
-    assert disagrees(paper, {"success_rate": ours, "attacked": attacked}) == expected
+    assert disagrees(paper, a_result(success_rate=ours, attacked=attacked)) == expected
 
 
 @pytest.mark.parametrize(

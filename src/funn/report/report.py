@@ -56,7 +56,7 @@ def report(config: ReportConfig) -> Path:
     for name, plot in plots.items():
         replace_file(folder / f"{name}.json", str(plot.to_json()).encode())
     said, seen = findings(results, runs), pictures(root, results, runs) | sweep_pictures(root)
-    own = next((result for result in results if result["run"] == runs.get("funn")), None)
+    own = next((result for result in results if result.run == runs.get("funn")), None)
     figures = {} if own is None else drawings(root, own)
     text = page(tables, said, plots, figures, seen, CHOICES, _LEGEND, source)
     replace_file(page_path(root), text.encode())

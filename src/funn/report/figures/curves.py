@@ -29,9 +29,9 @@ def against_iterations(
     traces: list[go.Scatter] = []
     for colour, run in zip(cycle(qualitative.Plotly), runs.values(), strict=False):
         for result in each_protocol(results, run, row):
-            curve = result.get("curve")
+            curve = result.curve
             if curve and curve["steps"]:
-                named = any(trace.legendgroup == result["encoder"] for trace in traces)
+                named = any(trace.legendgroup == result.encoder for trace in traces)
                 traces.append(_iterations(result, curve, colour, showlegend=not named))
     if not traces:
         return None
@@ -50,15 +50,15 @@ def _iterations(
         return [0.0, *shares, shares[-1]]
 
     # From nothing at 0 steps to the last of them; a logarithm has no 0.
-    steps = [max(step, 0.5) for step in [0, *curve["steps"], result["settings"]["steps"]]]
-    dash = "dot" if result["protocol"] == "foolbox1" else "solid"
+    steps = [max(step, 0.5) for step in [0, *curve["steps"], result.settings["steps"]]]
+    dash = "dot" if result.protocol == "foolbox1" else "solid"
     return go.Scatter(
         x=steps,
         y=ends(curve["tracked"]),
         customdata=ends(curve["verified"]),
-        hovertemplate="%{y:.2%} (verified %{customdata:.2%}) after %{x}, " + result["protocol"],
-        name=result["encoder"],
-        legendgroup=result["encoder"],
+        hovertemplate="%{y:.2%} (verified %{customdata:.2%}) after %{x}, " + result.protocol,
+        name=result.encoder,
+        legendgroup=result.encoder,
         showlegend=showlegend,
         mode="lines",
         line={"shape": "hv", "dash": dash, "color": colour},

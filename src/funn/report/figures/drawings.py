@@ -57,7 +57,7 @@ def drawings(root: Path, result: Result) -> dict[str, str]:
     assert isinstance(classifier, Classifier)
     shape = tuple(saved["defender"].spec["image_shape"])
     return {
-        "Figure 1: the concept": concept(result["trained"], attacker.noise, shape),
+        "Figure 1: the concept": concept(result.trained, attacker.noise, shape),
         "Figure 3a: the attacker A": network("image x", shape, *_autoencoder(attacker, shape)),
         "Figure 3b: the defender D": network("image A(x)", shape, *_autoencoder(defender, shape)),
         "Figure 3c: the classifier on the defender's encoder": network(

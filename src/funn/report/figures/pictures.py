@@ -19,13 +19,13 @@ def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> 
             title = f"{name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
             found[title] = path.read_bytes()
     for result in results:
-        path = root / result["folder"] / EXAMPLES
-        chosen = result["run"] in runs.values() and result["attack"] == "deepfool_l2"
-        if chosen and result["protocol"] == "strict" and path.exists():
-            title = f"{result['encoder']}, deepfool_l2, strict: clean, adversarial, difference"
+        path = root / result.folder / EXAMPLES
+        chosen = result.run in runs.values() and result.attack == "deepfool_l2"
+        if chosen and result.protocol == "strict" and path.exists():
+            title = f"{result.encoder}, deepfool_l2, strict: clean, adversarial, difference"
             found[title] = path.read_bytes()
         # Of all, to compare: how visible is what fools each classifier?
-        if result["attack"] == _NEAREST and path.exists():
-            title = f"{result['encoder']}, nearest in L2: clean, adversarial, difference"
+        if result.attack == _NEAREST and path.exists():
+            title = f"{result.encoder}, nearest in L2: clean, adversarial, difference"
             found[title] = path.read_bytes()
     return found

@@ -151,12 +151,12 @@ def _evaluated(root: Path, results: Sequence[Result]) -> list[tuple[dict[str, An
     games = [stage for _, stage in _stages(root)]
     trained = []
     for result in results:
-        own = result["settings_trained"]
-        if result["defense"] != "funn" or own is None:
+        own = result.settings_trained
+        if result.defense != "funn" or own is None:
             continue
-        parents = {parent["sha256"] for parent in result["parents"]}
+        parents = {parent["sha256"] for parent in result.parents}
         twins = [game["settings"] for game in games if game["checkpoint_sha256"] in parents]
-        trained += [({**own, **settings}, result["run"]) for settings in (*twins, own)]
+        trained += [({**own, **settings}, result.run) for settings in (*twins, own)]
     return trained
 
 
@@ -169,20 +169,24 @@ def _attacked(
     for row in _ROWS:
         for x, run in runs.items():
             for result in each_protocol(results, run, row):
-                protocol = "" if result["protocol"] == "both" else f", {result['protocol']}"
+                protocol = "" if result.protocol == "both" else f", {result.protocol}"
                 cells.setdefault(f"{row.title}{protocol}", {})[x] = result
     success: list[go.Scatter] = []
     levels: list[go.Scatter] = []
     for name, points in cells.items():
         said = {
-            x: f"{percent(result['success_rate'])} tracked, {result['images']} images"
+            x: f"{percent(result.success_rate)} tracked, {result.images} images"
             for x, result in points.items()
         }
         for lines, key in (
             (success, "success_rate_verified"),
             (levels, "noise_level_verified"),
         ):
-            values = {x: result[key] for x, result in points.items() if result[key] is not None}
+            values = {
+                x: value
+                for x, result in points.items()
+                if (value := getattr(result, key)) is not None
+            }
             if len(values) > 1:
                 lines.append(_line(name, values, said))
     return success, levels

@@ -20,10 +20,10 @@ def gradient_histogram(
 ) -> go.Figure | None:
     """Share of images against the share of zeros in their gradient, for each encoder and loss."""
     folders = {
-        result["encoder"]: (root / result["folder"]).parent
+        result.encoder: (root / result.folder).parent
         for run in runs.values()
         for result in results
-        if result["run"] == run
+        if result.run == run
     }
     traces = []
     for encoder, folder in folders.items():

@@ -51,9 +51,12 @@ def _claim(results: Sequence[Result], runs: Mapping[str, str]) -> list[Finding]:
         ]
         if not pairs:
             continue
-        holds = all(result["success_rate"] <= _ROBUST for _, result in pairs)
+        holds = all(
+            result.success_rate is not None and result.success_rate <= _ROBUST
+            for _, result in pairs
+        )
         figures = "; ".join(
-            f"{row.title} {percent(result['success_rate'])} (paper: "
+            f"{row.title} {percent(result.success_rate)} (paper: "
             f"{percent(row.cells['funn'].success_rate)})"
             for row, result in pairs
         )
@@ -74,7 +77,7 @@ def _noise(results: Sequence[Result], runs: Mapping[str, str]) -> list[Finding]:
         cells = [find(results, runs.get(name, ""), row, "strict") for name in ("funn", "classic")]
         if "classic" not in row.cells or None in cells:
             continue
-        ours, classic = (cell["noise_level"] for cell in cells if cell is not None)
+        ours, classic = (cell.noise_level for cell in cells if cell is not None)
         if ours is None or classic is None:
             continue
         comparison = "less" if ours < classic else "more"
@@ -90,7 +93,7 @@ def _noise(results: Sequence[Result], runs: Mapping[str, str]) -> list[Finding]:
 def _rounding(results: Sequence[Result], runs: Mapping[str, str]) -> list[Finding]:
     """Whether successes of the paper's tool vanish in float64."""
     lost = [
-        (row, result["success_rate"] - result["success_rate_verified"])
+        (row, (result.success_rate or 0.0) - (result.success_rate_verified or 0.0))
         for row in _DEEPFOOL
         if (result := _of(results, runs, row, "foolbox1")) is not None
     ]

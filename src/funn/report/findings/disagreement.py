@@ -45,10 +45,10 @@ class Cell(NamedTuple):
 
 def disagrees(paper: float | None, result: Result) -> bool:
     """Whether `RULE` holds for the paper's success rate and ours."""
-    ours = result["success_rate"]
+    ours = result.success_rate
     if paper is None or ours is None:
         return False
-    interval = wilson(round(ours * result["attacked"]), result["attacked"])
+    interval = wilson(round(ours * result.attacked), result.attacked)
     if interval is None or interval[0] <= paper <= interval[1]:
         return False
     low, high = sorted((float(ours), paper))
@@ -69,7 +69,7 @@ def disagreements(
         The reason by protocol, empty where none is known; nothing where we agree.
     """
     there = {protocol: result for protocol, result in found.items() if result is not None}
-    rates = [rate for result in there.values() if (rate := result["success_rate"]) is not None]
+    rates = [rate for result in there.values() if (rate := result.success_rate) is not None]
     reasons = {}
     for protocol, result in there.items():
         if paper is not None and disagrees(paper, result):
@@ -95,7 +95,7 @@ def _known(reasons: Mapping[tuple[int, int], str]) -> list[str]:
 
 
 def _trained_otherwise(cell: Cell) -> bool:
-    return not cell.result["changed"].keys() <= {"seed"}
+    return not cell.result.changed.keys() <= {"seed"}
 
 
 def _seeds_reach_it(cell: Cell) -> bool:
@@ -108,12 +108,13 @@ def _protocols_enclose_it(cell: Cell) -> bool:
 
 
 def _rounding_decides(cell: Cell) -> bool:
-    tracked, verified = cell.result["success_rate"], cell.result["success_rate_verified"]
+    tracked = cell.result.success_rate or 0.0
+    verified = cell.result.success_rate_verified or 0.0
     return bool(tracked > cell.paper and tracked - verified > _LOST * tracked)
 
 
 def _nearly_all_are_fooled(cell: Cell) -> bool:
-    return bool(cell.result["success_rate_verified"] >= max(_NEARLY_ALL, cell.paper))
+    return bool((cell.result.success_rate_verified or 0.0) >= max(_NEARLY_ALL, cell.paper))
 
 
 # The first that holds is given.

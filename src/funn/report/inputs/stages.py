@@ -12,7 +12,7 @@ def stage_folder(root: Path, result: Result, stage: str) -> Path | None:
 
     Not the newest of its defence: the one whose networks the result speaks of.
     """
-    for parent in result.get("parents", []):
+    for parent in result.parents:
         checkpoint = checkpoint_of(root, str(parent["path"]))
         if parent["stage"] == stage and checkpoint.exists():
             return checkpoint.parent
@@ -31,10 +31,10 @@ def reported_stages(
         stage: such as "adversarial".
     """
     folders = {
-        result["encoder"]: stage_folder(root, result, stage)
+        result.encoder: stage_folder(root, result, stage)
         for run in runs.values()
         for result in results
-        if result["run"] == run
+        if result.run == run
     }
     return {encoder: folder for encoder, folder in folders.items() if folder is not None}
 

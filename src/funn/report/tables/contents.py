@@ -25,7 +25,7 @@ def tables_of(root: Path, results: Sequence[Result]) -> tuple[list[Table], list[
               masking_table(root), features_table(root)]  # fmt: skip
     seeds, origins = seeds_table(results, ROWS), origins_table(root, results)
     tables = [short, *strong, seeds, threats(results), full, every_threat, rest, origins]
-    sets = {result["encoder"]: result["data"]["name"] for result in results}
+    sets = {result.encoder: result.data["name"] for result in results}
     for kind in (ROBUST, MASKING, FEATURES):
         found = studies(root, kind)
         sets |= {encoder: content["data"]["name"] for encoder, content in found.items()}

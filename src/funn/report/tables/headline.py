@@ -45,9 +45,7 @@ def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> l
         summary["encoder"],
         "-" if summary["seed"] is None else str(summary["seed"]),
         percent(summary["clean_accuracy"]),
-        "-"
-        if deepfool is None
-        else f"{percent(deepfool['success_rate'])} of {images_of(deepfool)}",
+        "-" if deepfool is None else f"{percent(deepfool.success_rate)} of {images_of(deepfool)}",
         *map(with_interval, cells),
         " / ".join(dict.fromkeys(there)),
         minutes(trained_seconds(root, [parent["path"] for parent in summary["parents"]])),

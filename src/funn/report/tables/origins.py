@@ -22,15 +22,20 @@ def origin(results: Sequence[Result], command: str) -> str:
     """
     if not results:
         return f"Nothing was attacked yet: `{command}` fills the tables."
-    revisions = sorted({str(result["revision"]) for result in results})
-    seeds = sorted({str(result["seed"]) for result in results if result["seed"] is not None})
-    date = max(str(result["date"]) for result in results)
+    revisions = sorted({str(result.revision) for result in results})
+    seeds = sorted({str(result.seed) for result in results if result.seed is not None})
+    date = max(str(result.date) for result in results)
     return f"{date}, revision {', '.join(revisions)}, seed {', '.join(seeds) or '-'}."
 
 
 def revision(content: Mapping[str, Any]) -> str:
     """The revision that a result's content is of, as short as git shows it; "-": not recorded."""
-    return str(content.get("revision") or "-")[:_SHORT]
+    return short(content.get("revision"))
+
+
+def short(revision: str | None) -> str:
+    """A revision as short as git shows it; "-": not recorded."""
+    return (revision or "-")[:_SHORT]
 
 
 def origins_table(root: Path, results: Sequence[Result]) -> Table:
@@ -40,17 +45,17 @@ def origins_table(root: Path, results: Sequence[Result]) -> Table:
     attacks are the wall time of all of its results, whichever processes ran beside them.
     """
     rows = []
-    for run in dict.fromkeys(result["run"] for result in results):
-        mine = [result for result in results if result["run"] == run]
-        parents = mine[-1]["parents"]
+    for run in dict.fromkeys(result.run for result in results):
+        mine = [result for result in results if result.run == run]
+        parents = mine[-1].parents
         machines = {_machine(result) for result in mine}
-        revisions = {revision(result) for result in mine}
+        revisions = {short(result.revision) for result in mine}
         rows.append(
             [
-                mine[-1]["encoder"],
-                "-" if mine[-1]["seed"] is None else str(mine[-1]["seed"]),
+                mine[-1].encoder,
+                "-" if mine[-1].seed is None else str(mine[-1].seed),
                 minutes(trained_seconds(root, [parent["path"] for parent in parents])),
-                minutes(sum(result.get("seconds", 0.0) for result in mine)),
+                minutes(sum(result.seconds for result in mine)),
                 ", ".join(sorted(revisions)),
                 "; ".join(sorted(machines)),
                 str(Path("train", parents[0]["path"]).parent) if parents else "",
@@ -93,9 +98,9 @@ def minutes(seconds: float | None) -> str:
 
 
 def _machine(result: Result) -> str:
-    machine, packages = result.get("machine", {}), result.get("packages", {})
+    machine, packages = result.machine, result.packages
     versions = ", ".join(f"{name} {packages[name]}" for name in _PACKAGES if name in packages)
     return (
         f"{machine.get('processors', '?')} processors, {machine.get('threads', '?')} threads, "
-        f"Python {result.get('python', '?')}, {versions}"
+        f"Python {result.python or '?'}, {versions}"
     )

@@ -30,11 +30,11 @@ def seed_runs(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, dict[
     declared = [
         result
         for result in results
-        if result["seed"] is not None and result["changed"].keys() <= {"seed"}
+        if result.seed is not None and result.changed.keys() <= {"seed"}
     ]
     runs: dict[str, dict[int, str]] = {}
-    for seed in sorted({result["seed"] for result in declared}):
-        same = [result for result in declared if result["seed"] == seed]
+    for seed in sorted({result.seed for result in declared if result.seed is not None}):
+        same = [result for result in declared if result.seed == seed]
         for defense, run in representatives(same, rows).items():
             runs.setdefault(defense, {})[seed] = run
     return runs
@@ -54,9 +54,9 @@ def rates_over_seeds(
     """The success rates of several seeds by protocol, tracked."""
     return {
         protocol: [
-            result["success_rate"]
+            result.success_rate
             for result in of_seeds(results, runs, row, protocol).values()
-            if result["success_rate"] is not None
+            if result.success_rate is not None
         ]
         for protocol in ("foolbox1", "strict")
     }
@@ -71,7 +71,7 @@ def seeds_table(results: Sequence[Result], rows: Sequence[Row]) -> Table:
             for protocol in ("foolbox1", "strict"):
                 found = of_seeds(results, runs, row, protocol)
                 # What is the same under both protocols is one row.
-                folders = {result["folder"] for result in found.values()}
+                folders = {result.folder for result in found.values()}
                 if len(found) > 1 and folders not in seen:
                     seen.append(folders)
                     lines.append([row.title, defense, *_cells(results, found, protocol)])
@@ -80,11 +80,11 @@ def seeds_table(results: Sequence[Result], rows: Sequence[Row]) -> Table:
 
 def _cells(results: Sequence[Result], found: dict[int, Result], protocol: str) -> list[str]:
     cells = list(found.values())
-    both = all(result["protocol"] == "both" for result in cells)
+    both = all(result.protocol == "both" for result in cells)
     measures = [
         text
         for _, key, form in _MEASURES
-        for text in _spread([r[key] for r in cells if r[key] is not None], form)
+        for text in _spread([v for v in (getattr(r, key) for r in cells) if v is not None], form)
     ]
     return [
         "both" if both else protocol,

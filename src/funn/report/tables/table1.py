@@ -32,7 +32,7 @@ def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
         The table, and the results that it shows.
     """
     runs = representatives(results, ROWS)
-    labels = {result["run"]: result["encoder"] for result in results}
+    labels = {result.run: result.encoder for result in results}
     seeds = seed_runs(results, ROWS)
     header = ("attack", "encoder", "paper", *_PROTOCOLS, "images")
     marks: dict[tuple[int, int], str] = {}
@@ -53,7 +53,7 @@ def overview(results: Sequence[Result]) -> tuple[Table, list[Result]]:
                 marks[len(rows), header.index(protocol)] = reason
             for protocol, result in ours.items():
                 if result is not None:
-                    links[len(rows), header.index(protocol)] = result["folder"]
+                    links[len(rows), header.index(protocol)] = result.folder
             rows.append([row.title, label, paper, *map(_short, found), images or "-"])
             shown += there
     title = "Success (verified) / noise level"
@@ -67,12 +67,12 @@ def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
         The table, and the results that it shows.
     """
     order = list(TABLE_1[0].cells)
-    runs = {result["run"]: result["defense"] for result in results}
+    runs = {result.run: result.defense for result in results}
     rows, shown = [], []
     for row in ROWS:
         for run in sorted(runs, key=lambda run: (*order, runs[run]).index(runs[run])):
             for result in each_protocol(results, run, row):
-                reported = row.cells.get(result["defense"], Reported(None, None))
+                reported = row.cells.get(result.defense, Reported(None, None))
                 rows.append([row.title, *_cells(reported, result)])
                 shown.append(result)
     return Table("table1", "Table 1, the paper's figures and ours", _HEADER, rows), shown
@@ -80,11 +80,11 @@ def table_1(results: Sequence[Result]) -> tuple[Table, list[Result]]:
 
 def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
     """Every result that is in no row of the paper's table: other attacks, other settings."""
-    folders = {result["folder"] for result in shown}
+    folders = {result.folder for result in shown}
     rows = [
-        [titled(result["attack"], result["attack_changed"]), *_cells(Reported(None, None), result)]
+        [titled(result.attack, result.attack_changed), *_cells(Reported(None, None), result)]
         for result in results
-        if result["folder"] not in folders
+        if result.folder not in folders
     ]
     return Table("others", "Other attacks and settings", _HEADER, rows)
 
@@ -92,23 +92,23 @@ def others(results: Sequence[Result], shown: Sequence[Result]) -> Table:
 def _short(result: Result | None) -> str:
     if result is None:
         return "-"
-    verified = percent(result["success_rate_verified"])
-    return f"{percent(result['success_rate'])} ({verified}) / {noise(result['noise_level'])}"
+    verified = percent(result.success_rate_verified)
+    return f"{percent(result.success_rate)} ({verified}) / {noise(result.noise_level)}"
 
 
 def _cells(reported: Reported, result: Result) -> list[str]:
     return [
-        result["encoder"],
+        result.encoder,
         percent(reported.success_rate),
         noise(reported.noise_level),
-        result["protocol"],
-        percent(result["success_rate"]),
-        percent(result["success_rate_verified"]),
-        noise(result["noise_level"]),
-        noise(result["noise_level_verified"]),
-        percent(result["rounding_share"]),
-        str(result["attacked"]),
+        result.protocol,
+        percent(result.success_rate),
+        percent(result.success_rate_verified),
+        noise(result.noise_level),
+        noise(result.noise_level_verified),
+        percent(result.rounding_share),
+        str(result.attacked),
         images_of(result),
-        percent(result["clean_accuracy"]),
-        result["folder"],
+        percent(result.clean_accuracy),
+        result.folder,
     ]

@@ -32,7 +32,7 @@ def threats(results: Sequence[Result]) -> Table:
             found = [find(results, run, row, "strict", source) for row in _ROWS]
             there = {place: result for place, result in enumerate(found) if result is not None}
             if there:
-                links |= {(len(rows), _FIRST + at): each["folder"] for at, each in there.items()}
+                links |= {(len(rows), _FIRST + at): each.folder for at, each in there.items()}
                 rows.append(_threat(run, source, found, list(there.values())))
     header = ("encoder", "the attacker knows", "clean accuracy", "clean rejected",
               *(row.title for row in _ROWS), "images")  # fmt: skip
@@ -43,12 +43,12 @@ def threats(results: Sequence[Result]) -> Table:
 def _threat(
     run: str, source: str | None, found: Sequence[Result | None], there: Sequence[Result]
 ) -> list[str]:
-    widest = max(there, key=lambda result: result["images"])
+    widest = max(there, key=lambda result: result.images)
     return [
-        widest["encoder"],
+        widest.encoder,
         _knowledge(source),
-        percent(widest["clean_accuracy"]),
-        percent(widest["clean_rejected"]),
+        percent(widest.clean_accuracy),
+        percent(widest.clean_rejected),
         *map(_undetected, found),
         " / ".join(dict.fromkeys(images_of(result) for result in there)),
     ]
@@ -74,7 +74,7 @@ def table_2(results: Sequence[Result]) -> tuple[Table, list[Result]]:
 
 def _sources(results: Sequence[Result], run: str) -> list[str | None]:
     """The runs whose classifiers were attacked for this one, and None if it was itself."""
-    found = dict.fromkeys(result["source"] for result in results if result["run"] == run)
+    found = dict.fromkeys(result.source for result in results if result.run == run)
     return sorted(found, key=lambda source: (source is None, source or ""))
 
 
@@ -88,7 +88,7 @@ def _knowledge(source: str | None) -> str:
 def _undetected(result: Result | None) -> str:
     if result is None:
         return "-"
-    undetected, verified = result["success_rate_undetected"], result["success_rate_verified"]
+    undetected, verified = result.success_rate_undetected, result.success_rate_verified
     if undetected == verified:
         return percent(undetected)
     return f"{percent(undetected)} ({percent(verified)})"
@@ -96,17 +96,17 @@ def _undetected(result: Result | None) -> str:
 
 def _threat_cells(reported: Reported, result: Result) -> list[str]:
     return [
-        result["encoder"],
-        _knowledge(result["source"]),
+        result.encoder,
+        _knowledge(result.source),
         percent(reported.success_rate),
-        result["protocol"],
-        percent(result["success_rate_undetected"]),
-        percent(result["success_rate_verified"]),
-        percent(result["success_rate"]),
-        noise(result["noise_level"]),
-        str(result["attacked"]),
+        result.protocol,
+        percent(result.success_rate_undetected),
+        percent(result.success_rate_verified),
+        percent(result.success_rate),
+        noise(result.noise_level),
+        str(result.attacked),
         images_of(result),
-        percent(result["clean_accuracy"]),
-        percent(result["clean_rejected"]),
-        result["folder"],
+        percent(result.clean_accuracy),
+        percent(result.clean_rejected),
+        result.folder,
     ]
