@@ -13,7 +13,7 @@ from funn.report.figures.curves import against_iterations, paths
 from funn.report.figures.pictures import pictures
 from funn.report.findings.claims import findings
 from funn.report.inputs.paper import ITERATIONS, TABLE_1
-from funn.report.inputs.results import Result, collect, representatives
+from funn.report.inputs.results import Result, at_steps, collect, representatives
 from funn.report.inputs.stages import latest_stages
 from funn.report.report import report as make_report
 from funn.report.tables.origins import origins_table
@@ -222,6 +222,22 @@ def test_the_verdict_follows_from_the_numbers(root, rate, holds):
     assert ("does not hold" in text) == (not holds)
     assert f"{100 * rate:.2f} % (paper: 0.54 %)" in text
     assert "foolbox1" not in text
+
+
+@pytest.mark.parametrize(
+    "other", [{"data": DATA | {"name": "SyntheticDigits"}}, {"trained": {"beta": 0.02}}]
+)
+def test_other_images_or_settings_say_nothing_of_the_papers_claim(root, other):
+    write(root, "funn-1", "deepfool_l2", "strict", success_rate=0.98, **other)
+    assert len(collect(root)) == 1
+    assert say(collect(root)) == []
+
+
+def test_the_figures_after_fewer_iterations_stand_in_for_the_rest(root):
+    fewer = {"200": {"images": 10, "successes": 7, "success_rate": 0.7}}
+    write(root, "funn-1", "deepfool_l2", "strict", iterations=fewer)
+    (result,) = collect(root)
+    assert at_steps(result, 200).success_rate == 0.7
 
 
 @pytest.mark.parametrize(("level", "word"), [(0.4, "less"), (0.9, "more")])

@@ -176,9 +176,13 @@ def told_apart(content: Mapping[str, Any], sets: Mapping[str, set[str]]) -> str:
 
 
 def _result(content: Mapping[str, Any], folder: str, sets: Mapping[str, set[str]]) -> Result:
+    return Result(**_known(content) | {"folder": folder, "encoder": told_apart(content, sets)})
+
+
+def _known(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `Result` holds of a result.json."""
     known = {each.name for each in fields(Result)}
-    given = {name: value for name, value in content.items() if name in known}
-    return Result(**given | {"folder": folder, "encoder": told_apart(content, sets)})
+    return {name: value for name, value in content.items() if name in known}
 
 
 def images_of(result: Result) -> str:
@@ -245,4 +249,4 @@ def at_steps(result: Result, steps: int | None) -> Result | None:
     if steps == result.settings.get("steps"):
         return result
     shorter = result.iterations.get(str(steps))
-    return None if shorter is None else replace(result, **shorter)
+    return None if shorter is None else replace(result, **_known(shorter))
