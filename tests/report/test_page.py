@@ -61,8 +61,7 @@ def test_the_page_draws_and_its_links_lead_somewhere(outputs, tmp_path):
     shutil.copytree(outputs, copy, True, left_out, copy_function=shutil.copyfile)
     done = run_command("report.py", f"output_dir={copy}")
     assert done.returncode == 0, done.stderr
-    rows = [sorted(each.read_text().split("<tr>")) for each in (copy / "report/index.html", page)]
-    assert len(rows[0]) == len(rows[1])
+    assert (copy / "report/index.html").read_text() == page.read_text()
     links = Links(page.read_text())
     assert len(links.found) > 20
     for link in links.found:

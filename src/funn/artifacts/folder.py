@@ -2,11 +2,11 @@
 
 import logging
 import os
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class StageFolder:
                 "stage": self.name,
                 "fingerprint": self.fingerprint,
                 "pid": os.getpid(),
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                # To the microsecond: it says which of several results is the newest.
+                "time": datetime.now().astimezone().isoformat(),
                 **more,
             },
         )

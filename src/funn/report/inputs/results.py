@@ -127,7 +127,7 @@ def studies(root: Path, kind: str) -> dict[str, dict[str, Any]]:
         root: the folder outputs/.
         kind: of study, as `funn.artifacts.layout` names it.
     """
-    found: dict[tuple[str, str], list[tuple[tuple[float, float], dict[str, Any]]]] = {}
+    found: dict[tuple[str, str], list[tuple[tuple[float, str], dict[str, Any]]]] = {}
     for path in studies_of(root, kind):
         content = _finished(path)
         if content is None or not content.keys() >= _OF_ALL:
