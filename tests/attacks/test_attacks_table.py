@@ -347,6 +347,12 @@ def test_works_without_gradients_around_it(row: Row, attack_by: Any, mode: Any) 
     assert torch.equal(getattr(inside, "adversarials", inside), expected)
 
 
+def test_logits_may_be_asked_for_in_inference_mode() -> None:
+    attack = FGSM(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    with torch.inference_mode():
+        assert attack.get_logits(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+
+
 @every_attack
 def test_normalised_inputs_as_torchattacks_knows_them(row: Row) -> None:
     model = Network()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import re
 import sys
 from contextlib import suppress
@@ -144,6 +145,22 @@ def test_what_leaves_the_unit_range_is_not_verified(model, labelled, tmp_path):
     assert any(row["margin"] < 0 for row in attacked)
     assert not any(row["success_verified"] for row in attacked)
     assert all(row["unexplained"] == row["success_tracked"] for row in attacked)
+
+
+@pytest.mark.parametrize("make", [torchattacks.Jitter, torchattacks.Pixle])
+def test_a_foreign_attack_draws_the_same_random_numbers_again(model, images, make):
+    attack = make(model, **({"eps": 0.1} if make is torchattacks.Jitter else {"max_iterations": 3}))
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()
+        found.append(attack_batch(attack, images.floats()[:8], images.labels[:8]).adversarials)
+        assert np.array_equal(before[0], np.random.get_state()[1])
+        assert before[1] == random.getstate()
+        assert torch.equal(before[2], torch.get_rng_state())
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])

@@ -124,12 +124,13 @@ class BatchedAttack(Attack):  # type: ignore[misc]
             ValueError: if it returns anything else than logits, or changes some batches only.
         """
         given = inputs if self._copies is False else inputs.clone()
-        version = given._version
+        # A copy's version tells nothing new, and in inference mode, outside of a run, it has none.
+        version = None if self._copies else given._version
         logits: Tensor = super().get_logits(given, *args, **kwargs)
         check_logits(logits, len(inputs))
         if self._copies is None:
             self._copies = given._version != version or not given.equal(inputs)
-        elif given is inputs and given._version != version:
+        elif not self._copies and given._version != version:
             raise ValueError(
                 "the model changes some of its inputs in place: let its forward begin with "
                 "images = images.clone()"

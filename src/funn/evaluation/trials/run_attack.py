@@ -1,16 +1,21 @@
 """Run any attack with torchattacks' interface on images, and count what it took."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from funn.attacks.core.interface import BatchedAttack, check_logits, untouched
 from funn.attacks.core.result import AttackResult
 from funn.evaluation.records.verification import margins
+from funn.runtime.seeding import derive
 
 
 def run_attack(
@@ -48,13 +53,15 @@ def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
     """Attack one batch by any attack with torchattacks' interface.
 
     One that returns images only is judged by the classifier's prediction of them; its passes are
-    counted as means over the batch, and the step of a success is not known.
+    counted as means over the batch, and the step of a success is not known. Its random numbers are
+    global: they are seeded by its name and the batch, so that the same command gives the same
+    images, though another batch size gives others.
     """
     if isinstance(attack, BatchedAttack):
         return attack.run(images, labels)
     model = attack.model
     with untouched(model):
-        with counted(model) as passes:
+        with counted(model) as passes, _seeded(type(attack).__name__, images):
             adversarials = attack(images.clone(), labels.clone()).detach()
         with torch.no_grad():
             logits = model(adversarials.clone())
@@ -69,6 +76,17 @@ def attack_batch(attack: Any, images: Tensor, labels: Tensor) -> AttackResult:
     success = finite & (logits.argmax(1) != labels)
     closest = margins(logits, labels).abs()
     return AttackResult(adversarials, success, unknown, closest, forwards, backwards, blind)
+
+
+@contextmanager
+def _seeded(name: str, images: Tensor) -> Iterator[None]:
+    """Seed the global generators that a foreign attack may draw from, and leave them as found."""
+    seed = derive(name, sha256(images.detach().cpu().contiguous().numpy().data).hexdigest())
+    with isolate_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # torchattacks' OnePixel and Pixle draw from numpy's
+        random.seed(seed)
+        yield
 
 
 @dataclass
