@@ -12,7 +12,7 @@ from funn.config.title import differences, titled
 from funn.report.figures.curves import against_iterations, paths
 from funn.report.figures.pictures import pictures
 from funn.report.findings.claims import findings
-from funn.report.inputs.paper import ITERATIONS, TABLE_1
+from funn.report.inputs.paper import ITERATIONS, SETTINGS, TABLE_1
 from funn.report.inputs.results import Result, at_steps, collect, representatives
 from funn.report.inputs.stages import latest_stages
 from funn.report.report import report as make_report
@@ -33,7 +33,7 @@ FIGURES = {
 
 # What conf/ declares, as far as the report looks at it.
 TRAINED = {"seed": 0, "beta": 0.01, "gamma": 5, "head": {"hidden": [32]}}
-ATTACKED = {"deepfool_l2": {"steps": 50}, "deepfool_linf": {"steps": 50}}
+ATTACKED = {name: {"steps": 50, **usual} for name, usual in SETTINGS.items()}
 
 
 def named(defense, changed):
@@ -213,6 +213,17 @@ def say(results):
 def deepfool(root, run, protocol, rate, verified, level=0.5):
     figures = {"success_rate": rate, "success_rate_verified": verified, "noise_level": level}
     write(root, run, "deepfool_l2", protocol, **figures)
+
+
+def test_a_row_stands_for_its_settings_whatever_conf_says_now(root):
+    """An attack that was declared otherwise as it was run is in no row of today's settings."""
+    larger = {"images": 1000, "test_images": 1000, "attack_changed": {}}
+    write(root, "funn-1", "deepfool_l2", attacked={"push": "score"}, success_rate=0.9, **larger)
+    write(root, "funn-1", "deepfool_l2", success_rate=0.8)
+    write(root, "funn-1", "pgd_l2", attacked={"eps": 2.0}, **larger)
+    full, shown = table_1(collect(root))
+    assert [result.success_rate for result in shown] == [0.8]
+    assert len(others(collect(root), shown).rows) == 2
 
 
 @pytest.mark.parametrize(("rate", "holds"), [(0.98, False), (0.01, True)])

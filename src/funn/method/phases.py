@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from funn.artifacts.layout import IMAGES
 from funn.config.schema import TrainConfig
 from funn.data.dataset import ImageData
 from funn.errors import require
@@ -98,5 +99,5 @@ def _game_fit(
         seed=config.seed,
         images=data.train.images,
     )
-    pictures = ImageGrid(folder / "images", config.image_every)
+    pictures = ImageGrid(folder / IMAGES, config.image_every)
     return Fit.on_images(game, data.train.unlabelled(), settings, config.seed, [pictures])

@@ -38,7 +38,7 @@ DEFENSES = {
     "denoising": "Gaussian noise in place of FUNN's attacker (`denoising`)",
     "classic (head=margin)": "plain auto-encoder, margin head",
     "funn_pgd": "FUNN with a PGD attacker for each image (`funn_pgd`)",
-    "funn_pgd (head=margin)": "the same, margin head (all 10,000 images)",
+    "funn_pgd (head=margin)": "the same, margin head",
     readme_curves.SUPERVISED: "supervised adversarial training, L2 2.0 (by `make robust`)",
 }
 _COLUMNS = {

@@ -13,7 +13,7 @@ from funn.attacks.core.interface import BatchedAttack, Model
 from funn.attacks.core.losses import finite_gradient, targeted_margin
 from funn.attacks.core.norms import Norm, check_norm, length_by_sum
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.state import AttackState, fooled, predict_clean
+from funn.attacks.core.state import AttackState, finite_rows, fooled, predict_clean
 from funn.attacks.core.targets import predict_targets
 
 # Slopes that the L2 projection takes for zero, and the least length of a step, as the authors do.
@@ -108,7 +108,7 @@ class FAB(BatchedAttack):
                 wrong = fooled(logits, labels[batch]) & arrived[batch]
                 hit = wrong & self._hits(at.detach(), images[batch], state.adversarials[batch])
                 self._record(state, batch[hit], at.detach()[hit], before + steps[batch[hit]])
-                on = logits.isfinite().all(1) & (steps[batch] < self.steps)
+                on = finite_rows(logits) & (steps[batch] < self.steps)
                 if self.eps is not None:
                     on &= ~hit
                 back, ahead = on & wrong, on & ~wrong

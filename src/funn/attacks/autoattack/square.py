@@ -16,7 +16,7 @@ from funn.attacks.core.interface import BatchedAttack, Model
 from funn.attacks.core.norms import Norm, check_norm, length_by_sum, per_image
 from funn.attacks.core.randomness import image_generator
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.state import AttackState, fooled, predict_clean
+from funn.attacks.core.state import AttackState, finite_rows, fooled, predict_clean
 
 # After how many queries the share of the pixels that a square covers is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -203,7 +203,7 @@ class Square(BatchedAttack):
         logits = model(x)
         gap = state.count_forward(batch, logits, labels[batch])
         wrong = fooled(logits, labels[batch])
-        better = wrong | (logits.isfinite().all(1) & (gap < margin[batch]))
+        better = wrong | (finite_rows(logits) & (gap < margin[batch]))
         rows = batch[better]
         best[rows], margin[rows] = x[better], gap[better]
         rows = batch[wrong]

@@ -33,7 +33,7 @@ def projected_step(
     Args:
         x: where the images are now (N, C, H, W).
         gradient: there (N, C, H, W).
-        images: the middles of the balls (N, C, H, W).
+        images: the centres of the balls (N, C, H, W).
         norm: "l2" or "linf".
         step_size: length of the step in that norm.
         eps: radius of the balls in that norm.
@@ -64,7 +64,7 @@ def projected_gradient_ascent(
     Args:
         objective: images (N, C, H, W) to what is climbed, (N,) or a sum of it; a network in it is
             frozen by the caller.
-        images: the middles of the balls (N, C, H, W) in [0, 1].
+        images: the centres of the balls (N, C, H, W) in [0, 1].
         norm: "l2" or "linf".
         eps: radius of the balls in that norm.
         steps: each of 2.5 * eps / steps, as in Madry's code.

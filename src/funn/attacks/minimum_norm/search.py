@@ -11,7 +11,7 @@ from torch import Tensor
 from funn.attacks.core.interface import Model
 from funn.attacks.core.norms import AnyNorm, length
 from funn.attacks.core.result import AttackResult
-from funn.attacks.core.state import AttackState, fooled
+from funn.attacks.core.state import AttackState, finite_rows, fooled
 
 
 class Seen(NamedTuple):
@@ -117,7 +117,7 @@ def _follow(
         x = trajectory.x.detach().requires_grad_()
         logits = model(x)
         wrong = best.offer(batch, trajectory.x, logits.detach(), labels[batch], number)
-        going = logits.detach().isfinite().all(1) & best.improvable(batch)
+        going = finite_rows(logits.detach()) & best.improvable(batch)
         if number == steps or not going.any():
             return
         values = trajectory.objective(logits, labels[batch])

@@ -80,7 +80,7 @@ def _papers_iterations(attack: str) -> list[go.Scatter]:
 
 
 def paths(stages: Mapping[str, Path]) -> go.Figure | None:
-    """Figure 2: the way of (mse(A(x), x), mse(x, D(A(x)))) over the epochs of the game.
+    """Figure 2: the path of (mse(A(x), x), mse(x, D(A(x)))) over the epochs of the game.
 
     Args:
         stages: folders of games by the encoder's name.

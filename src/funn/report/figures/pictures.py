@@ -19,6 +19,8 @@ def pictures(root: Path, results: Sequence[Result], runs: Mapping[str, str]) -> 
             title = f"{name}, {path.stem}: clean x, attacked A(x), restored D(A(x)), D(x)"
             found[title] = path.read_bytes()
     for result in results:
+        if result.attack_changed or result.source is not None:
+            continue  # the title says neither
         path = root / result.folder / EXAMPLES
         chosen = result.run in runs.values() and result.attack == "deepfool_l2"
         if chosen and result.protocol == "strict" and path.exists():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import plotly.graph_objects as go
 
 from funn.artifacts.files import read_json
-from funn.artifacts.layout import stage_results
+from funn.artifacts.layout import IMAGES, stage_results
 from funn.evaluation.records.metrics import percent
 from funn.report.figures.style import figure
 from funn.report.inputs.age import age
@@ -99,14 +99,14 @@ def sweep_pictures(root: Path) -> dict[str, bytes]:
     found = {}
     for axis in AXES:
         for x, (folder, _) in sorted(_games(root, axis).items()):
-            for path in sorted((folder / "images").glob("*.png"))[-1:]:
+            for path in sorted((folder / IMAGES).glob("*.png"))[-1:]:
                 shows = "clean x, attacked A(x), restored D(A(x)), D(x)"
                 found[f"{axis.key}={x:g}, {path.stem}: {shows}"] = path.read_bytes()
     return found
 
 
 def sweep(trained: Iterable[tuple[Mapping[str, Any], Item]], axis: Axis) -> dict[float, Item]:
-    """Find the largest set of trainings that differ in one key alone.
+    """Find the largest set of trainings that differ in one key alone; on MNIST if there is one.
 
     Args:
         trained: settings, nested, and what was trained with them, the oldest first.
@@ -115,7 +115,7 @@ def sweep(trained: Iterable[tuple[Mapping[str, Any], Item]], axis: Axis) -> dict
     Returns:
         The newest item for each value of the key; empty if there are fewer than 3 values.
     """
-    groups: dict[str, dict[float, Item]] = {}
+    groups: dict[tuple[bool, str], dict[float, Item]] = {}
     for settings, item in trained:
         rest = _leaves(settings)
         if axis.key not in rest:
@@ -125,9 +125,11 @@ def sweep(trained: Iterable[tuple[Mapping[str, Any], Item]], axis: Axis) -> dict
         if axis.tied is not None and rest.get(axis.tied) == x:
             alike.append({**rest, axis.tied: "tied"})  # it may be a point of either sweep
         for others in alike:
-            groups.setdefault(str(sorted(others.items())), {})[x] = item
-    best = max(groups.values(), key=len, default={})
-    return best if len(best) >= _LEAST else {}
+            mnist = str(others.get("data._target_")).endswith(".MNIST")
+            groups.setdefault((mnist, str(sorted(others.items()))), {})[x] = item
+    whole = {group: items for group, items in groups.items() if len(items) >= _LEAST}
+    best = max(whole, key=lambda group: (group[0], len(whole[group])), default=None)
+    return {} if best is None else whole[best]
 
 
 def _stages(root: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from funn.artifacts.files import read_json
+from funn.artifacts.layout import GRADIENTS, RESULT
 from funn.evaluation.records.metrics import percent
 from funn.report.figures.style import figure
 from funn.report.inputs.age import age
@@ -27,8 +28,9 @@ def gradient_histogram(
     }
     traces = []
     for encoder, folder in folders.items():
-        paths = sorted(folder.glob("gradients-*/result.json"), key=age)
-        measured = read_json(paths[-1]) if paths else None
+        found = [(read_json(path), age(path)) for path in folder.glob(f"{GRADIENTS}-*/{RESULT}")]
+        there = [(content["images"], when, content) for content, when in found if content]
+        measured = max(there, key=lambda each: each[:2])[2] if there else None
         for loss in ("cross_entropy", "margin") if measured else ():
             assert measured is not None
             zero = percent(measured[loss]["all_zero"])

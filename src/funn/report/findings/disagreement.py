@@ -1,6 +1,6 @@
 """Where our success rates disagree with the paper's, and why.
 
-As in the verdict, a reason has a condition, and is given only where that holds in the results.
+As in `claims`, a reason has a condition, and is given only where that holds in the results.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,7 @@
 """What the paper reports (Tables 1 and 2, section 4.3), and where it is silent or wrong."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Reported(NamedTuple):
@@ -104,6 +105,20 @@ STRONGER = (
     Row("PGD, detector-aware (eps=1, L2)", "detector_aware_l2", None, {}),
     Row("PGD, detector-aware (eps=0.1, Linf)", "detector_aware_linf", None, {}),
 )
+# What an attack has in the rows above, beside its steps: a result belongs in a row by the settings
+# that it was run with, whatever conf/attack says since. `push` is of the strict protocol alone.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "deepfool_l2": {"push": "distance"},
+    "deepfool_linf": {"push": "distance"},
+    "fgsm": {"eps": 0.005},
+    "bim": {"eps": 0.005, "steps": 10, "alpha": None},
+    "single_pixel": {"max_pixels": 1000},
+    "local_search": {"r": 1.5, "p": 10.0, "d": 5, "t": 5, "R": 150},
+    "pgd_l2": {"eps": 1.0, "steps": 40},
+    "pgd_linf": {"eps": 0.1, "steps": 40},
+    "detector_aware_l2": {"eps": 1.0, "steps": 40},
+    "detector_aware_linf": {"eps": 0.1, "steps": 40},
+}
 # Where the paper is silent or wrong, and what was chosen.
 CHOICES = (
     "Eq. 8 is printed with the sign that rewards the attacker for failing. Eq. 5 asks for an error "

@@ -13,7 +13,7 @@ from typing import Any
 from funn.artifacts.files import read_json
 from funn.artifacts.layout import STATUS, evaluations, studies_of
 from funn.report.inputs.age import age
-from funn.report.inputs.paper import Row
+from funn.report.inputs.paper import SETTINGS, Row
 
 log = logging.getLogger(__name__)
 
@@ -227,9 +227,19 @@ def find(
         if result.protocol not in (protocol, "both"):
             continue
         cell = at_steps(result, row.steps)
-        if result.attack_changed.keys() <= {"steps"} and cell is not None:
+        usual = result.attack_changed.keys() <= {"steps"} and _has_settings(result)
+        if usual and cell is not None:
             cells.append((cell.images, number, cell))
     return max(cells)[2] if cells else None
+
+
+def _has_settings(result: Result) -> bool:
+    """Whether an attack was run with what its rows stand for."""
+    return all(
+        result.settings.get(name) == value
+        for name, value in SETTINGS.get(result.attack, {}).items()
+        if name != "push" or result.protocol == "strict"
+    )
 
 
 def each_protocol(

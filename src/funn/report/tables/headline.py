@@ -7,7 +7,7 @@ from typing import Any
 from funn.artifacts.layout import ROBUST
 from funn.evaluation.records.metrics import percent
 from funn.report.inputs.paper import TABLE_1
-from funn.report.inputs.results import Result, find, images_of, studies
+from funn.report.inputs.results import Result, find, studies
 from funn.report.tables.origins import minutes, revision, trained_seconds
 from funn.report.tables.robust import with_interval
 from funn.report.tables.table import Table
@@ -45,7 +45,9 @@ def _row(root: Path, results: Sequence[Result], summary: Mapping[str, Any]) -> l
         summary["encoder"],
         "-" if summary["seed"] is None else str(summary["seed"]),
         percent(summary["clean_accuracy"]),
-        "-" if deepfool is None else f"{percent(deepfool.success_rate)} of {images_of(deepfool)}",
+        "-"
+        if deepfool is None
+        else f"{percent(deepfool.success_rate)} of {deepfool.attacked} attacked",
         *map(with_interval, cells),
         " / ".join(dict.fromkeys(there)),
         minutes(trained_seconds(root, [parent["path"] for parent in summary["parents"]])),
