@@ -8,6 +8,7 @@ from torch import nn
 from funn.artifacts.files import read_json
 from funn.artifacts.folder import StageFolder
 from funn.artifacts.layout import CHECKPOINT, RESULT
+from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.errors import UserError
 from funn.training.checkpoint import Saved, load
 
@@ -82,9 +83,9 @@ def load_encoder(path: str | Path, changed_code: bool = False) -> nn.Module:
     """
     networks = _networks(Path(path), _ORDER, changed_code)
     for name in ("classifier", "defender"):
-        encoder = getattr(networks[name].module, "encoder", None) if name in networks else None
-        if isinstance(encoder, nn.Module):
-            return encoder
+        if name in networks and has_encoder(owner := networks[name].module):
+            assert isinstance(owner.encoder, nn.Module)
+            return owner.encoder
     there = " and ".join(sorted(networks))
     raise UserError(
         f"{path} has no encoder, but {there}: give a run whose classifier stands on features, or "

@@ -31,7 +31,7 @@ from funn.attacks import (
     Square,
 )  # fmt: skip
 from funn.config.build import build
-from funn.config.compose import declared_attack
+from funn.config.compose import declared_attacks
 from funn.evaluation.records.verification import margins
 from funn.evaluation.trials.run_attack import counted
 
@@ -521,7 +521,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_attacks(path: Path, protocol: str) -> None:
     with initialize_config_dir(str(path.parents[1]), version_base="1.3"):
-        spec = declared_attack(path.stem, protocol)
+        spec = declared_attacks([path.stem], protocol)[path.stem]
     model = Watched()
     attack = build(spec, model)
     images, labels = draw(model, 2)

@@ -293,3 +293,33 @@ def test_help_lists_the_groups():
     done = run_command("train.py", "--help")
     assert done.returncode == 0
     assert "classic_tuned, denoising, funn, funn_minimax" in done.stdout
+
+
+def test_what_is_reused_has_todays_name_and_the_iterations_that_are_asked_for(outputs, tmp_path):
+    """What conf/ declares may have changed since a result was written: its figures stand."""
+    shutil.copytree(outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
+    common = (
+        f"output_dir={tmp_path}",
+        f"run={tmp_path / 'latest/classic'}",
+        "logger=csv",
+        "images=3",
+    )
+    first = run_command("evaluate.py", "attack=deepfool_l2", "attack.steps=1000", *common)
+    assert first.returncode == 0, first.stderr
+    (attacked,) = tmp_path.glob("eval/*/deepfool_l2-strict-*/result.json")
+    (trained,) = tmp_path.glob("train/classic-*/classifier/result.json")
+    records = (attacked.parent / "records.parquet").read_bytes()
+    for path in (attacked, trained):
+        old = {"title": "old", "changed": {"beta": 9}, "attack_changed": {"eps": 9}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | old))
+    again = run_command("train.py", *SMALL, "defense=classic", f"output_dir={tmp_path}")
+    assert "classifier: reused" in again.stderr
+    suite = ("suite=deepfool_iterations", "suite.protocols=[strict]")
+    done = run_command("evaluate.py", *suite, *common)
+    assert f"deepfool_l2-strict: reused {attacked.parent}" in done.stderr
+    assert json.loads(trained.read_text())["title"].startswith("classic (")
+    now = json.loads(attacked.read_text())
+    assert now["title"] == json.loads(trained.read_text())["title"]
+    assert now["attack_changed"] == {}
+    assert list(now["iterations"]) == ["50", "200", "1000"]
+    assert (attacked.parent / "records.parquet").read_bytes() == records

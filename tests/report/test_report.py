@@ -221,7 +221,7 @@ def test_a_row_stands_for_its_settings_whatever_conf_says_now(root):
     write(root, "funn-1", "deepfool_l2", attacked={"push": "score"}, success_rate=0.9, **larger)
     write(root, "funn-1", "deepfool_l2", success_rate=0.8)
     write(root, "funn-1", "pgd_l2", attacked={"eps": 2.0}, **larger)
-    full, shown = table_1(collect(root))
+    _, shown = table_1(collect(root))
     assert [result.success_rate for result in shown] == [0.8]
     assert len(others(collect(root), shown).rows) == 2
 

@@ -48,6 +48,12 @@ class StageFolder:
             )
         return result
 
+    def amend(self, **facts: Any) -> None:
+        """Write into a finished result what is said of it otherwise now; its figures stay."""
+        result = read_json(self.path / RESULT) or {}
+        if any(result.get(name) != value for name, value in facts.items()):
+            write_json(self.path / RESULT, {**result, **facts})
+
     def state(self) -> str | None:
         """What was recorded last: running, finished, failed or interrupted."""
         return (read_json(self.path / STATUS) or {}).get("state")

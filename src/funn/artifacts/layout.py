@@ -5,7 +5,7 @@ train/init-<fingerprint>/init/             the init stage, which several defence
 latest/<defense>                           a link to the run that was trained last
 eval/<classifier>/<attack>-<protocol>-<fingerprint>/   an attack: result, status, records
 eval/<classifier>/worst/...                the attacks of a cascade, on what was left of the images
-eval/<classifier>/<study>-<fingerprint>/   what was found out of a classifier beside attacks
+eval/<classifier>/<study>-<fingerprint>/   what was found out about a classifier, besides attacks
 report/index.html                          the page
 """
 

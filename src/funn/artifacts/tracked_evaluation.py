@@ -129,7 +129,7 @@ def _log_masking(run: "wandb.Run", result: Result) -> None:
     A control hides its gradients on purpose: it is meant to be flagged.
     """
     verdicts, checks = [], []
-    for name in [name for name in ("classifier", "saturated", "quantised") if name in result]:
+    for name in [name for name, of in result.items() if isinstance(of, dict) and "checks" in of]:
         found, is_control = result[name], name != "classifier"
         flagged = [check["name"] for check in found["checks"] if not check["passed"]]
         role = "control, meant to be flagged" if is_control else "examined"

@@ -75,6 +75,9 @@ def _too_early(overrides: Sequence[str]) -> str | None:
     """
     chosen = dict(part.split("=", 1) for part in overrides if "=" in part)
     for key, value in chosen.items():
+        study = re.match(r"\+{0,2}suite\.(masking|features)\b", key)
+        if study and "suite" in chosen:
+            return f"suite={chosen['suite']} has no {study[1]}: take suite={study[1]}"
         group, dot, _ = key.lstrip("+").partition(".")
         if not dot or "(" in value:
             continue
@@ -122,6 +125,9 @@ def one_line(error: BaseException) -> str:
         cause = error.__cause__  # says where the key ends that nothing knows
         path, _, name = (getattr(cause, "full_key", None) or unknown[1]).rpartition(".")
         return unknown_key(name, getattr(cause, "parent_node", None) or (), path)
+    kept = re.match(r"Error merging override ~(\S+)", text)
+    if kept:
+        return f"~{kept[1]}: it cannot be removed; give {kept[1]}=null, or [] where it is a list"
     if text.startswith("Error merging override") and error.__cause__ is not None:
         return f"{text.removeprefix('Error merging override ')}: {_flat(error.__cause__)}"
     return text or type(error).__name__

@@ -18,13 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from funn.config.schema import (
     EvaluateConfig,
     Launch,
-    Node,
     ReportConfig,
     TrainConfig,
     Trial,
     unknown_key,
 )
-from funn.config.suite import PROTOCOLS
+from funn.config.suite import PROTOCOLS, Node
 from funn.config.title import differences
 from funn.errors import UserError, require
 
@@ -176,11 +175,6 @@ def options_of(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-def declared_attack(name: str, protocol: str) -> Node:
-    """Return the target and settings that conf/ gives an attack; empty if it has no such one."""
-    return declared_attacks([name], protocol).get(name, {})
-
-
 def declared_attacks(names: Iterable[str], protocol: str) -> dict[str, Node]:
     """Return the target and settings that conf/ gives some attacks, by name.
 
@@ -232,6 +226,8 @@ def check_types(key: str, value: Any, declared: Any) -> None:
     Raises:
         UserError: for another type, an unknown or missing key, or a number that is not finite.
     """
+    if value is None and key in ("suite.masking", "suite.features", "suite.images"):
+        return  # this suite without it
     if isinstance(declared, Mapping):
         require(isinstance(value, Mapping), f"{key}={value} must be a group of keys")
         for name, item in value.items():

@@ -14,10 +14,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from funn.config.suite import Suite, known_protocol
+from funn.config.suite import Node, Suite, known_protocol
 from funn.errors import above, at_least, require
-
-Node = dict[str, Any]
 
 
 @dataclass

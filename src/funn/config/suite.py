@@ -30,7 +30,6 @@ class CascadeConfig:
     transferred: dict[str, Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(bool(self.radii), "suite.cascade: radii are missing, such as [0.5, 1.0]")
         for eps in self.radii:
             at_least("suite.cascade radii", eps, 0)
 
@@ -103,9 +102,10 @@ class Suite:
             at_least("suite.iterations", count, 1)
         if self.images is not None:
             at_least("suite.images", self.images, 1)
-        for norm in self.cascade:
+        for norm, part in self.cascade.items():
             require(norm in NORMS, f"suite.cascade.{norm}: must be of {' or '.join(NORMS)}")
-
+            missing = f"suite.cascade.{norm}.radii={part.radii} is empty: give some, as [0.5,1.0]"
+            require(bool(part.radii), missing)
         require(
             self.transfer is None or bool(self.cascade) or self.masking is not None,
             f"suite.transfer={self.transfer} is of no use to this suite: take suite=strong or "

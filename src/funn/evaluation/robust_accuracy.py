@@ -20,8 +20,8 @@ from funn.artifacts.layout import RADII, RECORDS, RESULT, ROBUST, cascade_folder
 from funn.attacks import FeaturePGD
 from funn.attacks.fixed_budget.feature_pgd import has_encoder
 from funn.config.build import locate
-from funn.config.schema import EvaluateConfig, Node, Trial
-from funn.config.suite import CascadeConfig
+from funn.config.schema import EvaluateConfig, Trial
+from funn.config.suite import CascadeConfig, Node
 from funn.data.images import Images
 from funn.evaluation.records.metrics import interval, percent
 from funn.evaluation.records.radii import NORMS, Radii, at, found, survivors, write_radii

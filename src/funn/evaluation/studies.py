@@ -1,4 +1,4 @@
-"""What an evaluation finds out of a classifier beyond single attacks, each in a folder of its own.
+"""What an evaluation finds out about a classifier beyond attacks, each in a folder of its own.
 
 Robust accuracy, hidden gradients, uses of the features, zeros of the gradient: the folder's name
 holds the fingerprint of classifier, images, settings and code, so that nothing replaces what was
@@ -63,6 +63,7 @@ def study(
         if not reuse:
             _forget(folder)
         elif folder.state() == "finished" and read_json(folder.path / RESULT) is not None:
+            folder.amend(title=victim.facts["title"], changed=victim.facts["changed"])
             log.info("%s: reused %s (%s)", kind, folder.path, told(facts))
             return folder
         folder.write_status("running")

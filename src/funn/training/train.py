@@ -116,15 +116,17 @@ def run_stage(
     that its fingerprint is of.
     """
     label = stage_label(config, launch, folder.name)
+    changed = changed_training({**settings}, launch.choices)
+    named = {"title": titled(config.defense["name"], changed), "changed": changed}
     with folder.locked():
         if config.reuse and folder.result() is not None:
+            folder.amend(**named)  # conf/ may declare something else than when it was trained
             log.info("%s: reused %s (%s)", label, folder.path, told(facts))
             return
         if not config.reuse:
             forget(folder.path)
         log.info("%s: training in %s", label, folder.path)
         start = time.perf_counter()
-        changed = changed_training({**settings}, launch.choices)
         folder.write_status("running")
         with folder.reporting():
             parent = parents[-1].checkpoint if parents else None
@@ -139,8 +141,7 @@ def run_stage(
                 "data_sha256": data.train.checksum(),
                 "wall_seconds": round(time.perf_counter() - start, 2),
             }
-            title = titled(config.defense["name"], changed)
-            asked = {"depends_on": facts, "settings": settings, "title": title, "changed": changed}
+            asked = {"depends_on": facts, "settings": settings, **named}
             about = _origin(folder, config, launch, parents)
             write_json(folder.path / RESULT, {**about, **trained, **asked, **provenance()})
         folder.write_status("finished")

@@ -46,6 +46,8 @@ def progress_bar(attack: Any, total: int, label: str) -> Iterator[tqdm]:
 def batches_told(attack: Any, tell: Callable[[int], None]) -> Iterator[None]:
     """Inside, tell the number of images in each forward pass of an attack.
 
+    Of one that wraps others (torchattacks' MultiAttack) only its own passes are told.
+
     It stands before the attack's `get_logits`, not on the model: attacks on single pixels compute
     with the layers of a model without hooks alone.
 

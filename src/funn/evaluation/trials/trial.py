@@ -72,6 +72,7 @@ def run_trial(
             for part in parts(folder.path):
                 part.unlink()
         elif finished(folder):
+            _renew(trial, folder, config, victim)
             facts = told(trial_facts(trial, victim, test))
             log.info("%s: reused %s (%s)", folder.name, folder.path, facts)
             warn(folder)
@@ -88,6 +89,20 @@ def run_trial(
             if not finished(folder):
                 _sum_up(trial, folder, config, victim, test, every)
     warn(folder)
+
+
+def _renew(trial: Trial, folder: StageFolder, config: EvaluateConfig, victim: Victim) -> None:
+    """Give a reused result today's name, and the numbers of iterations that it was not asked for.
+
+    What conf/ declares may have changed since it was attacked.
+    """
+    now = {"attack_changed": dict(trial.changed)}
+    now |= {name: victim.facts[name] for name in ("title", "changed")}
+    result = read_json(folder.path / RESULT) or {}
+    there = result.get("iterations", {})
+    if set(map(str, _iterations(trial, config))) - there.keys():
+        now["iterations"] = there | figures(folder.path / RECORDS, trial, config)["iterations"]
+    folder.amend(**now)
 
 
 def _sum_up(
@@ -129,11 +144,17 @@ def figures(path: Path, trial: Trial, config: EvaluateConfig) -> dict[str, Any]:
         **asdict(summarize(table)),
     }
     if getattr(locate(trial.spec), "stops_at_success", False):
-        asked = [] if config.suite is None else config.suite.iterations
-        steps = [n for n in asked if n <= trial.spec["steps"]]
+        steps = _iterations(trial, config)
         content["iterations"] = {str(n): asdict(summarize(within_steps(table, n))) for n in steps}
         content["curve"] = iteration_curve(table)
     return content
+
+
+def _iterations(trial: Trial, config: EvaluateConfig) -> list[int]:
+    """After how many steps the figures of DeepFool are asked for too."""
+    if config.suite is None or not getattr(locate(trial.spec), "stops_at_success", False):
+        return []
+    return [n for n in config.suite.iterations if n <= trial.spec["steps"]]
 
 
 def finished(folder: StageFolder) -> bool:
