@@ -297,17 +297,14 @@ def test_help_lists_the_groups():
 
 def test_what_is_reused_has_todays_name_and_the_iterations_that_are_asked_for(outputs, tmp_path):
     """What conf/ declares may have changed since a result was written: its figures stand."""
-    shutil.copytree(outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
-    common = (
-        f"output_dir={tmp_path}",
-        f"run={tmp_path / 'latest/classic'}",
-        "logger=csv",
-        "images=3",
-    )
+    shutil.copytree(outputs, tmp_path, True, shutil.ignore_patterns("eval"), dirs_exist_ok=True)
+    trained = (tmp_path / "latest/classic/classifier/result.json").resolve()
+    assert trained.is_relative_to(tmp_path)
+    run = f"run={tmp_path / 'latest/classic'}"
+    common = (f"output_dir={tmp_path}", run, "logger=csv", "images=3")
     first = run_command("evaluate.py", "attack=deepfool_l2", "attack.steps=1000", *common)
     assert first.returncode == 0, first.stderr
     (attacked,) = tmp_path.glob("eval/*/deepfool_l2-strict-*/result.json")
-    (trained,) = tmp_path.glob("train/classic-*/classifier/result.json")
     records = (attacked.parent / "records.parquet").read_bytes()
     for path in (attacked, trained):
         old = {"title": "old", "changed": {"beta": 9}, "attack_changed": {"eps": 9}}
@@ -320,6 +317,6 @@ def test_what_is_reused_has_todays_name_and_the_iterations_that_are_asked_for(ou
     assert json.loads(trained.read_text())["title"].startswith("classic (")
     now = json.loads(attacked.read_text())
     assert now["title"] == json.loads(trained.read_text())["title"]
-    assert now["attack_changed"] == {}
+    assert now["attack_changed"] == {"steps": 1000}
     assert list(now["iterations"]) == ["50", "200", "1000"]
     assert (attacked.parent / "records.parquet").read_bytes() == records

@@ -104,7 +104,7 @@ class Suite:
             at_least("suite.images", self.images, 1)
         for norm, part in self.cascade.items():
             require(norm in NORMS, f"suite.cascade.{norm}: must be of {' or '.join(NORMS)}")
-            missing = f"suite.cascade.{norm}.radii={part.radii} is empty: give some, as [0.5,1.0]"
+            missing = f"suite.cascade.{norm}: radii are missing, such as [0.5, 1.0]"
             require(bool(part.radii), missing)
         require(
             self.transfer is None or bool(self.cascade) or self.masking is not None,

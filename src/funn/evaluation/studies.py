@@ -15,7 +15,7 @@ from funn.artifacts.folder import StageFolder
 from funn.artifacts.layout import RESULT, with_fingerprint
 from funn.artifacts.provenance import provenance
 from funn.data.images import Images
-from funn.evaluation.victims import Victim
+from funn.evaluation.victims import Victim, named
 from funn.training.code_behind import code_behind, placeless
 from funn.training.fingerprint import fingerprint, told
 
@@ -63,7 +63,7 @@ def study(
         if not reuse:
             _forget(folder)
         elif folder.state() == "finished" and read_json(folder.path / RESULT) is not None:
-            folder.amend(title=victim.facts["title"], changed=victim.facts["changed"])
+            folder.amend(**named(victim.facts))
             log.info("%s: reused %s (%s)", kind, folder.path, told(facts))
             return folder
         folder.write_status("running")

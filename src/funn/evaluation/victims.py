@@ -4,7 +4,7 @@ import hashlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 _PROBE = 16
 # Logits are told apart by steps of a millionth of the largest: float64 is a billion times as exact.
 _DIGITS = 1e6
+
+
+def named(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What results call a victim: of its facts, those that depend on what conf/ declares."""
+    return {name: facts[name] for name in ("title", "changed") if name in facts}
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,7 @@ def run_stage(
     that its fingerprint is of.
     """
     label = stage_label(config, launch, folder.name)
-    changed = changed_training({**settings}, launch.choices)
-    named = {"title": titled(config.defense["name"], changed), "changed": changed}
+    named = _named(config, changed_training({**settings}, launch.choices))
     with folder.locked():
         if config.reuse and folder.result() is not None:
             folder.amend(**named)  # conf/ may declare something else than when it was trained
@@ -141,9 +140,9 @@ def run_stage(
                 "data_sha256": data.train.checksum(),
                 "wall_seconds": round(time.perf_counter() - start, 2),
             }
-            asked = {"depends_on": facts, "settings": settings, **named}
-            about = _origin(folder, config, launch, parents)
-            write_json(folder.path / RESULT, {**about, **trained, **asked, **provenance()})
+            about = _origin(folder, config, launch, parents) | named
+            about |= {"depends_on": facts, "settings": settings}
+            write_json(folder.path / RESULT, {**about, **trained, **provenance()})
         folder.write_status("finished")
         forget(folder.path)
 
@@ -161,6 +160,10 @@ def _origin(
         "group": launch.group,
         "config": config.resolved(),
     }
+
+
+def _named(config: TrainConfig, changed: dict[str, Any]) -> dict[str, Any]:
+    return {"title": titled(config.defense["name"], changed), "changed": changed}
 
 
 def stage_label(config: TrainConfig, launch: Launch, stage: str) -> str:

@@ -17,7 +17,7 @@ from funn.data.images import Images
 from funn.evaluation.records.metrics import iteration_curve, noise, percent, summarize, within_steps
 from funn.evaluation.records.table import read_table
 from funn.evaluation.trials.shards import attack_parts, lock_of, merge, parts
-from funn.evaluation.victims import Victim
+from funn.evaluation.victims import Victim, named
 from funn.training.code_behind import code_behind, placeless, targets
 from funn.training.fingerprint import fingerprint, told
 
@@ -96,8 +96,7 @@ def _renew(trial: Trial, folder: StageFolder, config: EvaluateConfig, victim: Vi
 
     What conf/ declares may have changed since it was attacked.
     """
-    now = {"attack_changed": dict(trial.changed)}
-    now |= {name: victim.facts[name] for name in ("title", "changed")}
+    now = {"attack_changed": dict(trial.changed), **named(victim.facts)}
     result = read_json(folder.path / RESULT) or {}
     there = result.get("iterations", {})
     if set(map(str, _iterations(trial, config))) - there.keys():
