@@ -1,5 +1,6 @@
 """What `make reference` keeps, what it leaves as it is, and what it shows in the READMEs."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import plotly.graph_objects as go
@@ -145,3 +146,12 @@ def test_the_picture_agrees_with_the_table_of_robust_accuracies():
             )
         accuracies = [accuracy for _, accuracy in points]
         assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_no_line_is_drawn_through_points_that_are_missing():
+    points = [(0.0, 1.0), (0.5, 0.8), (0.55, 0.7)]
+    text = readme_curves.write_csv({"funn": points, "classic": [(0.0, 1.0), (0.05, 0.9)]})
+    curves = readme_curves.read_csv(text)
+    assert curves["funn"] == points
+    lines = re.findall(r'stroke="#d95f02"[^>]*points="([^"]*)"', readme_curves.draw(curves))
+    assert [len(line.split()) for line in lines] == [1, 2, 2]  # the last is the legend's

@@ -25,10 +25,8 @@ DEFENSES = {
     "funn_pgd (head=margin)": ("funn_pgd, margin head", "#1f77b4"),
     SUPERVISED: ("supervised adversarial training", "#222222"),
 }
-_STEP, _END = (
-    0.05,
-    4.0,
-)  # L2, in units of an image in [0, 1]; every curve is within 1 % of 0 by the end
+# L2, in units of an image in [0, 1]; every curve is within 1 % of 0 by the end.
+_STEP, _END = 0.05, 4.0
 _WIDTH, _HEIGHT = 720, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 20, 50
 
@@ -60,10 +58,12 @@ def sample(plot: go.Figure) -> Curves:
 
 
 def write_csv(curves: Curves) -> str:
-    """One row an eps, one column a defence by the report's name."""
+    """One row an eps, one column a defence by the report's name; empty where it has no point."""
+    at = {name: dict(points) for name, points in curves.items()}
     rows: list[Sequence[str]] = [("eps", *curves)]
-    for points in zip(*curves.values(), strict=True):
-        rows.append((f"{points[0][0]:g}", *(f"{accuracy:.4g}" for _, accuracy in points)))
+    for eps in sorted({eps for points in at.values() for eps in points}):
+        cells = (points.get(eps) for points in at.values())
+        rows.append((f"{eps:g}", *("" if cell is None else f"{cell:.4g}" for cell in cells)))
     return "\n".join(",".join(_quoted(cell) for cell in row) for row in rows) + "\n"
 
 
@@ -71,7 +71,7 @@ def read_csv(text: str) -> Curves:
     """What `write_csv` wrote."""
     header, *rows = csv.reader(text.splitlines())
     return {
-        name: [(float(row[0]), float(row[column])) for row in rows]
+        name: [(float(row[0]), float(row[column])) for row in rows if row[column]]
         for column, name in enumerate(header[1:], start=1)
     }
 
@@ -81,8 +81,9 @@ def draw(curves: Mapping[str, Iterable[tuple[float, float]]]) -> str:
     parts = [_grid()]
     drawn = [name for name in DEFENSES if name in curves]
     for name in drawn:
-        points = " ".join(f"{_x(eps):.1f},{_y(accuracy):.1f}" for eps, accuracy in curves[name])
-        parts.append(_line(points, DEFENSES[name][1]))
+        for piece in _pieces(curves[name]):
+            points = " ".join(f"{_x(eps):.1f},{_y(accuracy):.1f}" for eps, accuracy in piece)
+            parts.append(_line(points, DEFENSES[name][1]))
     parts.append(f'<rect x="{_x(2.3):.0f}" y="{_TOP + 8}" width="270" height="130" fill="white"/>')
     for row, name in enumerate(reversed(drawn)):
         label, colour = DEFENSES[name]
@@ -97,6 +98,16 @@ def draw(curves: Mapping[str, Iterable[tuple[float, float]]]) -> str:
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def _pieces(points: Iterable[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """A curve cut where points are missing: no line is drawn through what was not measured."""
+    pieces: list[list[tuple[float, float]]] = []
+    for point in points:
+        if not pieces or point[0] - pieces[-1][-1][0] > 1.5 * _STEP:
+            pieces.append([])
+        pieces[-1].append(point)
+    return pieces
 
 
 def _grid() -> str:
